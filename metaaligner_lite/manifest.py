@@ -1,0 +1,81 @@
+"""The manifest: what made an aligner, and how it wants to be prompted.
+
+Written as metaaligner.json beside a trained folder and, by `mal convert`, as the GGUF metadata key
+`metaaligner.manifest` (one JSON text), so that the runtime needs the model file alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import FileProblem
+
+FILE_NAME = "metaaligner.json"
+GGUF_KEY = "metaaligner.manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What made an artifact. `layout` names the prompt layout an aligner was trained with ("" for a policy)."""
+
+    role: str = "aligner"  # "aligner" or "policy"
+    kind: str = "merged"  # "merged" weights, or an "activated" adapter over a base
+    layout: str = ""
+    objectives: Mapping[str, str] = field(default_factory=dict)  # trained ones: name -> description
+    base: str = ""  # the model the training started from
+    data: str = ""  # SHA-256 of the training rows
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # the effective training settings
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    conversion: Mapping[str, Any] = field(default_factory=dict)  # filled in by mal convert
+    made_by: str = ""  # "metaaligner-lite X.Y.Z"
+
+    def to_json(self) -> str:
+        """One JSON text, keys in the order above."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Manifest:
+        """Read a manifest; `source` is named in errors. Raises FileProblem if it is damaged.
+
+        Keys of a later version are ignored on purpose: an older runtime must still run a newer aligner.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise FileProblem(f"{source}: the manifest is not valid JSON ({error}); train or convert again") from error
+        if not isinstance(raw, dict):
+            raise FileProblem(f"{source}: the manifest is a {type(raw).__name__}, expected a JSON object")
+        known: dict[str, Any] = {}
+        for name, value in ((f.name, raw[f.name]) for f in dataclasses.fields(cls) if f.name in raw):
+            expected = dict if name in _MAPPINGS else str
+            if not isinstance(value, expected):
+                raise FileProblem(
+                    f"{source}: manifest key {name!r} is {type(value).__name__}, expected {expected.__name__}"
+                )
+            known[name] = value
+        return cls(**known)
+
+
+_MAPPINGS = {"objectives", "recipe", "metrics", "conversion"}
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest beside a trained model, or None if the folder has none."""
+    path = folder / FILE_NAME
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileProblem(f"cannot read {path}: {error}") from error
+
+
+def write(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest beside a trained model."""
+    pretty = json.dumps(json.loads(manifest.to_json()), ensure_ascii=False, indent=2)
+    (folder / FILE_NAME).write_text(pretty + "\n", encoding="utf-8")

@@ -1,0 +1,238 @@
+"""The prompts: the only place where one is spelled, for training and for running alike.
+
+A prompt is a sequence of pieces. Scaffold is ours or the chat template's, and may hold special tokens;
+content comes from people and models, and is never parsed for them, so that "<|im_end|>" in an answer stays text.
+
+Layouts (the manifest of an aligner names its own):
+  conversation         [user: query][assistant: weak answer][user: edit request][assistant: ...], in the model's
+                       own chat template. The query comes first, so its KV cache serves every answer and objective.
+  paper/hh-rlhf, paper/ultrafeedback, paper/imhi
+                       the strings of the released MetaAligner checkpoints (SteveKGYang/MetaAligner,
+                       inference/aligner_inference.py; the equal form of imhi is the paper's, section 3.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from .errors import ModelError, UsageError
+from .objectives import Objective
+
+CONVERSATION = "conversation"
+
+_REQUEST = "Edit your answer to {goal} considering these aspects: {aspects} Reply with the edited answer only."
+_PAPER = {
+    "paper/hh-rlhf": "You are an assistant to human. You will be provided with a context and an answer. "
+    "Consider the context, then edit the answer to {goal} considering these aspects: {aspects} "
+    "| Context: {query} | Answer: {answer} | Edit: ",
+    "paper/ultrafeedback": "You are an assistant to human. You will be provided with a query and an answer. "
+    "Consider the query, then edit the answer to {goal} considering these aspects: {aspects} "
+    "| Query: {query} | Answer: {answer} | Edit: ",
+    "paper/imhi": "Edit the following Question-Answer pair to make it {goal} considering these aspects "
+    '"{aspects}" | Question: {query} | Answer: {answer} | Edit: ',
+}
+_GOALS = {"paper/imhi": ("better", "equal")}
+_DEFAULT_GOALS = ("improve it", "make it equal")
+
+LAYOUTS = (CONVERSATION, *_PAPER)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a prompt. `content` is text of people or models: never parsed for special tokens."""
+
+    text: str
+    content: bool = False
+
+
+Prompt = tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; role is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+class Vocabulary(Protocol):
+    """What `encode` needs of a tokenizer; llama.cpp's and transformers' both offer it."""
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """The text of each special token and its id."""
+
+    @property
+    def bos(self) -> int | None:
+        """The token that must begin every text, or None if this model wants none."""
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text: special tokens neither parsed nor added."""
+
+
+def edit_prompt(
+    layout: str,
+    query: str,
+    answer: str,
+    objectives: Sequence[Objective],
+    template: ChatTemplate | None = None,
+    *,
+    equal: bool = False,
+) -> Prompt:
+    """The aligner's prompt: edit `answer` to `query` toward `objectives` (paper section 3.1, T(q, y, O, t)).
+
+    `equal` asks for an equally good answer (t = equal, training only). Raises UsageError for an unknown layout
+    or an empty list of objectives, ModelError if `conversation` is asked of a model without a chat template.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    if not objectives:
+        raise UsageError("an edit needs at least one objective")
+    goal = _GOALS.get(layout, _DEFAULT_GOALS)[equal]
+    aspects = "; ".join(objective.worded(layout) for objective in objectives)
+    if layout == CONVERSATION:
+        request = _fill(_REQUEST, goal=goal, aspects=aspects)
+        return _need(template).render([_turn("user", query), _turn("assistant", answer), ("user", request)])
+    if layout == "paper/hh-rlhf" and "Human:" not in query:
+        query = f"\n\nHuman: {query} \n\nAssistant:"  # HH-RLHF dialogues carry their turn markers
+    return _fill(_PAPER[layout], goal=goal, aspects=aspects, query=query, answer=answer)
+
+
+def chat_prompt(messages: Iterable[Message], template: ChatTemplate) -> Prompt:
+    """A conversation up to the point where the assistant speaks next."""
+    return template.render([_turn(message.role, message.content) for message in messages])
+
+
+def completion_end(layout: str, template: ChatTemplate | None, eos: str) -> Prompt:
+    """What a model must write after its text to end it: the template's end of turn, else EOS."""
+    if layout != CONVERSATION:
+        return (Piece(eos),)
+    tail = _need(template).render([_turn("user", "q"), _turn("assistant", "a")], open_turn=False)[-1]
+    return (Piece(tail.text.rstrip()),) if not tail.content and tail.text.strip() else (Piece(eos),)
+
+
+def encode(prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
+    """Token ids of a prompt, with the model's BOS once.
+
+    Special tokens are recognized in scaffold alone. Plain text between two of them is encoded as one run, since
+    a tokenizer that saw scaffold and content apart would cut words, or add spaces, where training had none.
+    """
+    ids: list[int] = []
+    run: list[str] = []
+
+    def flush() -> None:
+        if run:
+            ids.extend(vocabulary.encode_text("".join(run)))
+            run.clear()
+
+    for piece in prompt:
+        if piece.content:
+            run.append(piece.text)
+            continue
+        for part in _split_specials(piece.text, vocabulary.specials):
+            if (special := vocabulary.specials.get(part)) is None:
+                run.append(part)
+            else:
+                flush()
+                ids.append(special)
+    flush()
+    bos = vocabulary.bos
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A model's chat template (Jinja2), rendered in a sandbox: templates come from files people download."""
+
+    source: str
+    bos: str = ""
+    eos: str = ""
+
+    def render(self, turns: Sequence[tuple[str, Prompt]], *, open_turn: bool = True) -> Prompt:
+        """The pieces of a conversation; `open_turn` ends it where the assistant speaks.
+
+        The template sees a placeholder for each turn, never its text; so it can neither read nor change content.
+        Raises ModelError if the template fails, or loses or repeats a turn.
+        """
+        slots = {f"MALSLOT{i}X": content for i, (_, content) in enumerate(turns)}
+        messages = [{"role": role, "content": slot} for (role, _), slot in zip(turns, slots, strict=True)]
+        try:
+            text = self._compiled.render(
+                messages=messages, add_generation_prompt=open_turn, bos_token=self.bos, eos_token=self.eos
+            )
+        except Exception as error:  # a template is a program from outside: whatever it raises is its failure
+            raise ModelError(
+                f"the model's chat template failed: {error}; name another one with --chat-template FILE"
+            ) from error
+        parts = re.split(r"(MALSLOT\d+X)", text)
+        if sorted(parts[1::2]) != sorted(slots):
+            raise ModelError(
+                "the model's chat template loses or repeats a turn of the conversation; "
+                "name another one with --chat-template FILE"
+            )
+        pieces = [slots.get(part, (Piece(part),)) for part in parts if part]
+        return tuple(piece for group in pieces for piece in group)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.globals.update(raise_exception=refuse, strftime_now=_today)
+        try:
+            return environment.from_string(self.source)
+        except TemplateError as error:
+            raise ModelError(
+                f"the model's chat template cannot be read: {error}; name another one with --chat-template FILE"
+            ) from error
+
+
+# For a policy without a chat template: the plainest dialogue there is.
+PLAIN_DIALOGUE = ChatTemplate(
+    "{% for m in messages %}{{ 'User' if m.role == 'user' else 'Assistant' }}: {{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def _turn(role: str, text: str) -> tuple[str, Prompt]:
+    return role, (Piece(text, content=True),)
+
+
+def _fill(pattern: str, **content: str) -> Prompt:
+    """The pieces of a pattern: its words are scaffold, what fills its {names} is content."""
+    parts = re.split(r"\{(\w+)\}", pattern)
+    pieces = [Piece(content[part], content=True) if i % 2 else Piece(part) for i, part in enumerate(parts)]
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _need(template: ChatTemplate | None) -> ChatTemplate:
+    if template is None:
+        raise ModelError(
+            "the conversation layout needs a chat template and this model has none; "
+            "name one with --chat-template FILE, or the layout it was trained with, such as --layout paper/hh-rlhf"
+        )
+    return template
+
+
+def _split_specials(text: str, specials: Mapping[str, int]) -> list[str]:
+    """Cut scaffold at its special tokens, the longest first where one begins another."""
+    present = sorted((special for special in specials if special and special in text), key=len, reverse=True)
+    if not present:
+        return [text]
+    return [part for part in re.split("(" + "|".join(map(re.escape, present)) + ")", text) if part]
+
+
+def _today(pattern: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(pattern)

@@ -1,0 +1,1 @@
+"""From rows with ratings to a trained aligner: reformulation (Algorithm 1), LoRA, merge."""
