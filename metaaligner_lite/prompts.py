@@ -24,7 +24,7 @@ from .objectives import Objective
 
 CONVERSATION = "conversation"
 
-_REQUEST = "Edit your answer to {goal} considering these aspects: {aspects} Reply with the edited answer only."
+_REQUEST = "Edit your answer to {goal} considering these aspects: {aspects}\nReply with the edited answer only."
 _PAPER = {
     "paper/hh-rlhf": "You are an assistant to human. You will be provided with a context and an answer. "
     "Consider the context, then edit the answer to {goal} considering these aspects: {aspects} "

@@ -1,0 +1,108 @@
+"""align(): weak answer -> prompt -> aligner -> Correction. Read this first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import PromptTooLong, UsageError
+from .objectives import Objective, resolve
+from .policies import Draft, Policy
+from .prompts import LAYOUTS, ChatTemplate, edit_prompt
+
+if TYPE_CHECKING:
+    from .llama.decode import Generation, OnText, Sampling
+    from .llama.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """An aligned answer and what it cost. `text` is the weak answer itself where the correction failed.
+
+    `failure` says why it failed ("" if it did not); `edit` is the aligner's generation, None if it never began.
+    """
+
+    query: str
+    objectives: tuple[Objective, ...]
+    draft: Draft
+    text: str
+    layout: str
+    edit: Generation | None = None
+    failure: str = ""
+
+
+def align(
+    query: str,
+    objectives: str | Iterable[str | Objective],
+    *,
+    policy: Policy,
+    aligner: Aligner,
+    on_draft: OnText | None = None,
+    on_edit: OnText | None = None,
+) -> Correction:
+    """Let `policy` answer `query`, then let `aligner` edit that answer toward `objectives` (paper section 3.3).
+
+    The texts stream to `on_draft` and `on_edit`. A correction that does not fit the aligner's context, or comes
+    out empty, leaves the weak answer as it was and says so in `failure`. Raises UsageError for an empty query or
+    an unknown objective, and what the policy raises.
+    """
+    if not query.strip():
+        raise UsageError("the query is empty; give a question or a message to answer")
+    wanted = tuple(resolve(objectives))
+    draft = policy.answer(query, on_draft)
+    kept = Correction(query, wanted, draft, draft.text, aligner.layout)
+    try:
+        edit = aligner.edit(query, draft.text, wanted, on_edit)
+    except PromptTooLong as error:
+        return _failed(kept, None, str(error))
+    if not edit.text:
+        return _failed(kept, edit, "the aligner wrote nothing")
+    return Correction(query, wanted, draft, edit.text, aligner.layout, edit)
+
+
+def _failed(kept: Correction, edit: Generation | None, reason: str) -> Correction:
+    return Correction(kept.query, kept.objectives, kept.draft, kept.text, kept.layout, edit, reason)
+
+
+class Aligner:
+    """An aligner model with the prompt layout it was trained for, read from its manifest unless given."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        layout: str = "",
+        template: ChatTemplate | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        from .llama.decode import GREEDY
+
+        manifest = engine.model.manifest
+        self.engine = engine
+        self.layout = layout or (manifest.layout if manifest else "")
+        if self.layout not in LAYOUTS:
+            found = (
+                f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its prompt layout"
+            )
+            raise UsageError(f"{engine.model.path} {found}; name it with --layout {' | '.join(LAYOUTS)}")
+        self.template = engine.model.template or template
+        self.sampling = sampling or GREEDY
+        self.max_tokens = max_tokens
+
+    def edit(
+        self, query: str, answer: str, objectives: Iterable[Objective], on_text: OnText | None = None
+    ) -> Generation:
+        """Edit `answer` toward `objectives`. Raises PromptTooLong if prompt and edit do not fit the context."""
+        prompt = edit_prompt(self.layout, query, answer, tuple(objectives), self.template)
+        length = len(self.engine.model.encode_text(answer))
+        # An edit is about as long as what it edits; a runaway one is stopped at twice that.
+        return self.engine.run(
+            prompt,
+            max_tokens=self.max_tokens,
+            expected=length + 64,
+            usual=2 * length + 256,
+            sampling=self.sampling,
+            on_text=on_text,
+        )

@@ -1,0 +1,4 @@
+"""llama.cpp, through llama-cpp-python's low-level API. The only package that imports llama_cpp.
+
+library (loading, log) <- model (weights, vocabulary) <- context (KV cache) <- decode (generation) <- engine.
+"""

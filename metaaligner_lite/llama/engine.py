@@ -1,0 +1,86 @@
+"""The engine: one model with its KV cache. Prompt in, text out; the cache stays for the next prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import ModelError, PromptTooLong
+from ..prompts import Prompt, encode
+from .context import Context
+from .decode import GREEDY, Generation, OnText, Sampling, generate
+from .model import ALL_LAYERS, Model, open_model
+
+_STEP = 1024  # a context grows by this many tokens, so that a longer prompt seldom costs a new one
+
+
+class Engine:
+    """A model and its KV cache, made as large as prompts need, up to `ctx_size` (0: the model's own limit)."""
+
+    def __init__(self, model: Model, *, ctx_size: int = 0, threads: int = 0) -> None:
+        self.model = model
+        self.limit = ctx_size or model.n_ctx_train
+        self._threads = threads
+        self._context: Context | None = None
+
+    def run(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        expected: int = 64,
+        usual: int = 512,
+        sampling: Sampling = GREEDY,
+        on_text: OnText | None = None,
+    ) -> Generation:
+        """Write a continuation of `prompt`.
+
+        At most `max_tokens`; if None, `usual` tokens or what the context has left, but there must be room for
+        `expected` ones. Raises PromptTooLong, with the numbers, before anything is read.
+        """
+        tokens = encode(prompt, self.model)
+        if not tokens:
+            raise ModelError("the prompt is empty")
+        room = self.limit - len(tokens)
+        needed = expected if max_tokens is None else max_tokens
+        if room < needed:
+            advice = (
+                f"raise --ctx-size (the model was trained for {self.model.n_ctx_train:,})"
+                if self.limit < self.model.n_ctx_train
+                else "shorten the text, or use a model with a longer context"
+            )
+            raise PromptTooLong(
+                f"the prompt is {len(tokens):,} tokens and the text to write needs {needed:,} more, "
+                f"but the context of {self.model.path.name} holds {self.limit:,}; {advice}"
+            )
+        most = min(usual, room) if max_tokens is None else max_tokens
+        context = self._context_for(len(tokens) + most)
+        return generate(context, tokens, most, sampling, on_text)
+
+    def close(self) -> None:
+        """Free the cache and the model."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+        self.model.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _context_for(self, size: int) -> Context:
+        if self._context is None or self._context.n_ctx < size:
+            if self._context is not None:
+                self._context.close()
+            grown = min(self.limit, -(-size // _STEP) * _STEP)
+            self._context = Context(self.model, grown, threads=self._threads)
+        return self._context
+
+
+def open_engine(path: str | Path, *, ctx_size: int = 0, threads: int = 0, gpu_layers: int = ALL_LAYERS) -> Engine:
+    """Open a GGUF model for generation. Raises FileProblem or ModelError (see open_model)."""
+    return Engine(open_model(path, gpu_layers=gpu_layers), ctx_size=ctx_size, threads=threads)

@@ -1,0 +1,49 @@
+"""Load llama.cpp once, quietly, and keep its last words for error messages."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from ..errors import ModelError
+
+_ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+_errors: deque[str] = deque(maxlen=8)
+_keep: list[Any] = []  # ctypes callbacks must outlive their registration
+
+
+@cache
+def library() -> ModuleType:
+    """The low-level llama_cpp bindings, initialized. Raises ModelError if the library cannot be loaded."""
+    try:
+        import llama_cpp.llama_cpp as lib
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"llama-cpp-python cannot be loaded ({error}); reinstall it: pip install --force-reinstall llama-cpp-python"
+        ) from error
+
+    callback = lib.llama_log_callback(_remember)
+    _keep.append(callback)
+    lib.llama_log_set(callback, None)
+    lib.llama_backend_init()
+    module: ModuleType = lib
+    return module
+
+
+def _remember(level: int, text: bytes, _: Any) -> None:
+    if level == _ERROR_LEVEL:
+        _errors.append(text.decode("utf-8", errors="replace").strip())
+
+
+def last_error(default: str) -> str:
+    """The first error llama.cpp logged since the last call (later ones follow from it), else `default`."""
+    said = next((line for line in _errors if line), default)
+    _errors.clear()
+    return said
+
+
+def forget_errors() -> None:
+    """Drop what was logged, before a step whose errors matter."""
+    _errors.clear()

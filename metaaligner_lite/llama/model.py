@@ -1,0 +1,161 @@
+"""Open a GGUF: weights, vocabulary, chat template, manifest. One Model may serve several contexts."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .. import manifest as manifests
+from ..errors import FileProblem, ModelError
+from ..gguf_file import GgufHeader, read_header
+from ..manifest import Manifest
+from ..prompts import ChatTemplate
+from .library import forget_errors, last_error, library
+
+ALL_LAYERS = -1
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file; a `Vocabulary` for prompts.encode. Close it, or use `with`."""
+
+    def __init__(self, handle: Any, header: GgufHeader, gpu_layers: int) -> None:
+        self._lib = library()
+        self.handle = handle
+        self.header = header
+        self.gpu_layers = gpu_layers
+        self._vocab = self._lib.llama_model_get_vocab(handle)
+        self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = self._lib.llama_model_n_ctx_train(handle)
+        self._piece_buffer = ctypes.create_string_buffer(256)
+
+    @property
+    def path(self) -> Path:
+        """The file it came from."""
+        return self.header.path
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """What made the model, if this project did."""
+        text = self.header.text(manifests.GGUF_KEY)
+        return Manifest.from_json(text, str(self.path)) if text else None
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The chat template in the file, if there is one."""
+        source = self.header.text("tokenizer.chat_template")
+        return ChatTemplate(source, bos=self._token_text("bos"), eos=self.eos_text) if source else None
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token, "" if there is none."""
+        return self._token_text("eos")
+
+    @cached_property
+    def bos(self) -> int | None:
+        """The token every text begins with, or None if this vocabulary adds none."""
+        token = self._lib.llama_vocab_bos(self._vocab)
+        return token if token >= 0 and self._lib.llama_vocab_get_add_bos(self._vocab) else None
+
+    @cached_property
+    def specials(self) -> Mapping[str, int]:
+        """Control tokens by their text: recognized in scaffold, never in content."""
+        is_control, text, vocab = self._lib.llama_vocab_is_control, self._lib.llama_vocab_get_text, self._vocab
+        return {
+            text(vocab, token).decode("utf-8", errors="replace"): token
+            for token in range(self.n_vocab)
+            if is_control(vocab, token)
+        }
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text: no BOS, special tokens not parsed."""
+        raw = text.encode("utf-8", errors="replace")  # lone surrogates of a broken terminal become "?"
+        if not raw:
+            return []
+        room = len(raw) + 8
+        while True:
+            tokens = (self._lib.llama_token * room)()
+            count = self._lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, False)
+            if count >= 0:
+                return list(tokens[:count])
+            if count == -(2**31) or -count <= room:
+                raise ModelError(f"llama.cpp cannot tokenize a text of {len(raw):,} bytes with {self.path}")
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for in text; empty for control tokens."""
+        count = self._lib.llama_token_to_piece(
+            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, False
+        )
+        if count < 0:
+            self._piece_buffer = ctypes.create_string_buffer(-count)
+            return self.piece(token)
+        return self._piece_buffer.raw[:count]
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends a generation (EOS, EOT and their kin)."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def close(self) -> None:
+        """Free the weights. Contexts over this model must be closed first."""
+        if self.handle is not None:
+            self._lib.llama_model_free(self.handle)
+            self.handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _token_text(self, which: str) -> str:
+        token = getattr(self._lib, f"llama_vocab_{which}")(self._vocab)
+        return (
+            self._lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", errors="replace") if token >= 0 else ""
+        )
+
+
+def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool | None = None) -> Model:
+    """Load a GGUF model. `gpu_layers` go to a GPU where the library has one (-1: all).
+
+    `repack` lets llama.cpp rearrange weights for this processor; None asks the safe-start probe, since on some
+    machines that crashes (probe.py). Raises FileProblem for a file that is not a usable model, ModelError if
+    llama.cpp refuses it.
+    """
+    path = Path(path)
+    header = read_header(path)
+    _refuse_unusable(header)
+    lib = library()
+    if repack is None:
+        from .probe import repack_is_safe
+
+        repack = repack_is_safe()
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    params.use_extra_bufts = repack
+    forget_errors()
+    handle = lib.llama_model_load_from_file(str(path).encode(), params)
+    if not handle:
+        raise ModelError(f"llama.cpp cannot open {path}: {last_error('no reason given')}")
+    if lib.llama_model_has_encoder(handle) or not lib.llama_model_has_decoder(handle):
+        lib.llama_model_free(handle)
+        raise FileProblem(f"{path} ({header.text('general.architecture')}) does not write text; expected a chat model")
+    return Model(handle, header, gpu_layers)
+
+
+def _refuse_unusable(header: GgufHeader) -> None:
+    kind = header.text("general.type", "model")
+    if kind == "adapter":
+        raise FileProblem(f"{header.path} is a LoRA adapter, expected a whole model; merge it first (mal convert)")
+    if kind not in ("model", ""):
+        raise FileProblem(f"{header.path} holds a {kind!r}, expected a language model")
+    if not header.tensors:
+        raise FileProblem(f"{header.path} holds a vocabulary and no weights; expected a whole model")
+    architecture = header.text("general.architecture")
+    if not architecture:
+        raise FileProblem(f"{header.path} names no architecture; convert it again")

@@ -1,0 +1,63 @@
+"""Where a weak answer comes from: a GGUF model, or a text that is already there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt
+
+if TYPE_CHECKING:
+    from .llama.decode import Generation, OnText, Sampling
+    from .llama.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A weak answer, and how it was generated (None if it was given)."""
+
+    text: str
+    generation: Generation | None = None
+
+
+class Policy(Protocol):
+    """Anything that answers a query."""
+
+    def answer(self, query: str, on_text: OnText | None = None) -> Draft:
+        """The weak answer to `query`; `on_text` gets it as it grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """A policy that was asked elsewhere: its answer is at hand, and may be empty."""
+
+    text: str
+
+    def answer(self, query: str, on_text: OnText | None = None) -> Draft:
+        """The given text, whatever the query."""
+        return Draft(self.text)
+
+
+class GgufPolicy:
+    """A chat model in a GGUF file, asked in its own chat template (a plain dialogue if it has none)."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        template: ChatTemplate | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        from .llama.decode import GREEDY
+
+        self.engine = engine
+        self.template = template or engine.model.template or PLAIN_DIALOGUE
+        self.sampling = sampling or GREEDY
+        self.max_tokens = max_tokens
+
+    def answer(self, query: str, on_text: OnText | None = None) -> Draft:
+        """The model's answer. Raises PromptTooLong if query and answer do not fit its context."""
+        prompt = chat_prompt([Message("user", query)], self.template)
+        generation = self.engine.run(prompt, max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
+        return Draft(generation.text, generation)
