@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ModelError
 
-_ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 _errors: deque[str] = deque(maxlen=8)
 _keep: list[Any] = []  # ctypes callbacks must outlive their registration
 

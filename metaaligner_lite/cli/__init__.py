@@ -1,0 +1,85 @@
+"""`mal`: one small file per command. Errors become exit codes here and only here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import MalError
+from . import align, convert, doctor, info, objectives, train_lora
+
+app = typer.Typer(
+    name="mal",
+    help="Edit the answers of any language model toward objectives named in plain words. Local, on llama.cpp.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("align")(align.align)
+app.add_typer(objectives.app, name="objectives")
+app.command("info")(info.info)
+app.command("doctor")(doctor.doctor)
+app.command("train-lora")(train_lora.train_lora)
+app.command("convert")(convert.convert)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"metaaligner-lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works behind any command.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run `mal`. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+    args, debug = _hoist_debug(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the run
+    try:
+        try:
+            app(args=args)
+        finally:
+            sys.stdout.flush()  # here, so that a full disk behind a redirection is an error like any other
+    except (MalError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        _forget_output()
+        if not isinstance(error, BrokenPipeError):  # whoever reads our output has seen enough
+            _say(f"mal: error: {' '.join(str(error).split()) or type(error).__name__}")
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def _forget_output() -> None:
+    """Drop what stdout could not take, or Python would complain of it once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _hoist_debug(args: list[str]) -> tuple[list[str], bool]:
+    """Let --debug stand anywhere before a "--", as people type it."""
+    end = args.index("--") if "--" in args else len(args)
+    if "--debug" not in args[:end]:
+        return args, False
+    return ["--debug", *(arg for i, arg in enumerate(args) if i >= end or arg != "--debug")], True

