@@ -1,3 +1,51 @@
-"""metaaligner-lite: edit the answers of any language model toward objectives named in plain words."""
+"""metaaligner-lite: edit the answers of any language model toward objectives named in plain words.
+
+    from metaaligner_lite import Aligner, GgufPolicy, align, open_engine
+
+    with open_engine("policy.gguf") as policy, open_engine("aligner.gguf") as editor:
+        correction = align("My parcel is late.", "empathy,clarity",
+                           policy=GgufPolicy(policy), aligner=Aligner(editor))
+    print(correction.text)
+
+Importing the package does not load llama.cpp; opening an engine does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+from .align import Aligner, Correction, align
+from .demo import DEMO_ALIGNER, DEMO_POLICY
+from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
+from .manifest import Manifest
+from .objectives import Objective, load_catalogue, resolve
+from .policies import Draft, GgufPolicy, GivenAnswer, Policy
+
+if TYPE_CHECKING:
+    from .llama.decode import Counts, Generation, Sampling
+    from .llama.engine import Engine, open_engine
+
+# These load llama.cpp, so they wait until they are used.
+_LATE = {
+    "Counts": ".llama.decode",
+    "Generation": ".llama.decode",
+    "Sampling": ".llama.decode",
+    "Engine": ".llama.engine",
+    "open_engine": ".llama.engine",
+}
+
+__all__ = [  # noqa: RUF022 (grouped as a reader meets them)
+    "align", "Aligner", "Correction",
+    "GgufPolicy", "GivenAnswer", "Policy", "Draft",
+    "open_engine", "Engine", "Sampling", "Generation", "Counts",
+    "Objective", "resolve", "load_catalogue", "Manifest",
+    "DEMO_ALIGNER", "DEMO_POLICY",
+    "MalError", "UsageError", "FileProblem", "ModelError", "PromptTooLong", "DataError", "MissingExtra",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(_LATE[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

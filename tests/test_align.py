@@ -83,7 +83,10 @@ def test_a_prompt_that_does_not_fit_keeps_the_answer_and_tells_both_numbers(alig
 
 
 def test_policy_prompt_too_long(tiny_path, aligner):
-    with open_engine(tiny_path, ctx_size=64, threads=1) as small, pytest.raises(PromptTooLong, match="raise --ctx-size"):
+    with (
+        open_engine(tiny_path, ctx_size=64, threads=1) as small,
+        pytest.raises(PromptTooLong, match="raise --ctx-size"),
+    ):
         align("word " * 30, "empathy", policy=GgufPolicy(small), aligner=aligner)
 
 

@@ -74,7 +74,9 @@ def test_align_json(align):
     assert list(result["objectives"]) == ["empathy"]
 
 
-@pytest.mark.parametrize(("args", "stdin"), [((), "Hello?\n"), (("-",), "Hello?\n"), (("--answer", "-", "Hello?"), "x")])
+@pytest.mark.parametrize(
+    ("args", "stdin"), [((), "Hello?\n"), (("-",), "Hello?\n"), (("--answer", "-", "Hello?"), "x")]
+)
 def test_align_reads_standard_input(align, args, stdin):
     code, out, _ = align(*args, "-o", "empathy", "--json", stdin=stdin)
     assert code == 0
@@ -130,8 +132,18 @@ BAD = {
     "vocabulary only": (("Hi",), "vocabulary", 1, "holds a vocabulary and no weights"),
     "unsupported": (("Hi",), "unsupported", 1, "unknown model architecture: 'gpt9000'"),
     "prompt too long": (("word " * 120,), "policy", 1, "needs 12 more, but the context of policy.gguf holds 512"),
-    "small context": (("word " * 30, "--ctx-size", "100"), "policy", 1, "raise --ctx-size (the model was trained for 512)"),
-    "no such template": (("Hi", "--chat-template", "absent.jinja"), "policy", 1, "cannot read the chat template absent.j"),
+    "small context": (
+        ("word " * 30, "--ctx-size", "100"),
+        "policy",
+        1,
+        "raise --ctx-size (the model was trained for 512)",
+    ),
+    "no such template": (
+        ("Hi", "--chat-template", "absent.jinja"),
+        "policy",
+        1,
+        "cannot read the chat template absent.j",
+    ),
 }
 
 
@@ -232,9 +244,10 @@ def test_help_is_instant_and_light():
 
 
 def test_aligning_loads_no_training_library(models):
+    args = ["mal", "align", "Hi", "-o", "empathy", "--answer", "x", "--aligner", str(models["aligner"])]
     code = (
         "import sys; from metaaligner_lite.cli import main\n"
-        f"sys.argv = ['mal', 'align', 'Hi', '-o', 'empathy', '--answer', 'x', '--aligner', {str(models['aligner'])!r}]\n"
+        f"sys.argv = {args!r}\n"
         "try: main()\nexcept SystemExit as e: assert not e.code\n"
         "heavy = {'torch', 'transformers', 'peft', 'tokenizers', 'mal_train', 'mal_convert'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -5,8 +5,11 @@ import pytest
 from metaaligner_lite.errors import FileProblem, UsageError
 from metaaligner_lite.objectives import Objective, builtin_catalogue, load_catalogue, resolve
 
-PAPER = """harmlessness helpfulness humor honesty truthfulness correctness informativeness professionalism specificity
-factuality readability fairness repetition length""".split() + ["instruction following"]
+PAPER = (
+    """harmlessness helpfulness humor honesty truthfulness correctness informativeness professionalism specificity
+factuality readability fairness repetition length""".split()
+    + ["instruction following"]
+)
 EVERYDAY = ["empathy", "clarity", "brevity", "politeness"]
 
 

@@ -61,7 +61,9 @@ def test_a_crashing_machine_loads_models_without_repacking(tiny_path, monkeypatc
     asked = []
     load = library().llama_model_load_from_file
     monkeypatch.setattr(
-        library(), "llama_model_load_from_file", lambda path, params: asked.append(params.use_extra_bufts) or load(path, params)
+        library(),
+        "llama_model_load_from_file",
+        lambda path, params: asked.append(params.use_extra_bufts) or load(path, params),
     )
     open_model(tiny_path).close()
     assert asked == [False]

@@ -39,30 +39,30 @@ def align(
     ] = "",
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", "-p", envvar="MAL_POLICY", help="The GGUF model that answers [default: embedded]."),
+        typer.Option("--policy", "-p", envvar="MAL_POLICY", help="The GGUF model that answers (default: embedded)."),
     ] = None,
     aligner: Annotated[
         Path | None,
-        typer.Option("--aligner", "-a", envvar="MAL_ALIGNER", help="The GGUF model that edits [default: embedded]."),
+        typer.Option("--aligner", "-a", envvar="MAL_ALIGNER", help="The GGUF model that edits (default: embedded)."),
     ] = None,
     answer: Annotated[
         str | None, typer.Option("--answer", help="Edit this text instead of asking a policy ('-': standard input).")
     ] = None,
     show: Annotated[
-        Show | None, typer.Option("--show", help="What to print [default: diff on a terminal, final in a pipe].")
+        Show | None, typer.Option("--show", help="What to print (default: diff on a terminal, final in a pipe).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: texts, counts, seconds.")] = False,
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max-tokens", min=1, help="Longest text of each stage [default: fits the answer's length]."),
+        typer.Option("--max-tokens", min=1, help="Longest text of each stage (default: fits the answer's length)."),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy and repeatable.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Makes sampling repeatable.")] = 0,
     ctx_size: Annotated[
-        int, typer.Option("--ctx-size", min=0, help="Most tokens of prompt and text together [default: the model's].")
+        int, typer.Option("--ctx-size", min=0, help="Most tokens of prompt and text together (default: the model's).")
     ] = 0,
     threads: Annotated[
-        int, typer.Option("--threads", "-t", min=0, envvar="MAL_THREADS", help="CPU threads [default: one per core].")
+        int, typer.Option("--threads", "-t", min=0, envvar="MAL_THREADS", help="CPU threads (default: one per core).")
     ] = 0,
     gpu_layers: Annotated[
         int,

@@ -19,22 +19,16 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list")
 def list_objectives(objectives_file: _File = None, as_json: _Json = False) -> None:
     """List every objective: its name and the sentence that a prompt uses."""
-    from rich.table import Table
-
     from ..objectives import load_catalogue
-    from .console import print_json, results
+    from .console import print_json
 
     catalogue = load_catalogue(objectives_file)
     if as_json:
         print_json([_record(objective) for objective in catalogue.values()])
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("also", style="dim")
-    table.add_column("description", overflow="fold")
+    width = max(map(len, catalogue))
     for objective in catalogue.values():
-        table.add_row(objective.name, ", ".join(objective.aliases), objective.description)
-    results().print(table, soft_wrap=False)
+        print(f"{objective.name:{width}}  {objective.description}")
 
 
 @app.command("show")
