@@ -81,9 +81,10 @@ def account(correction: Correction) -> str:
 
 
 def _cost(counts: Counts) -> str:
+    copied = f" ({counts.accepted} of them copied)" if counts.accepted else ""
     return (
         f"{counts.read} tokens read, {counts.reused} reused in {counts.read_seconds:.2f} s, "
-        f"{counts.written} written in {counts.write_seconds:.2f} s"
+        f"{counts.written} written{copied} in {counts.write_seconds:.2f} s"
     )
 
 

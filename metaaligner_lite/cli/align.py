@@ -68,6 +68,10 @@ def align(
         int,
         typer.Option("--gpu-layers", min=-1, envvar="MAL_GPU_LAYERS", help="Layers on a GPU, if any; -1 is all."),
     ] = -1,
+    draft: Annotated[
+        bool,
+        typer.Option("--draft/--no-draft", help="Guess tokens from the answer and verify them: same text, sooner."),
+    ] = True,
     layout: Annotated[
         str, typer.Option("--layout", help="The aligner's prompt layout, if it has no manifest that names it.")
     ] = "",
@@ -107,7 +111,12 @@ def align(
             return models.enter_context(open_engine(path, ctx_size=ctx_size, threads=threads, gpu_layers=gpu_layers))
 
         editor = Aligner(
-            engine(aligner or DEMO_ALIGNER), layout=layout, template=template, sampling=sampling, max_tokens=max_tokens
+            engine(aligner or DEMO_ALIGNER),
+            layout=layout,
+            template=template,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            draft=draft,
         )
         source: Policy = (
             GivenAnswer(answer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +44,6 @@ def train_lora(
 ) -> None:
     """Train an aligner on rated answers with LoRA (the paper's three steps), and merge it into its base."""
     require_extra("train", "torch", "transformers", "peft", "accelerate")
-    _quiet()
     try:
         from mal_train.progress import Console
         from mal_train.recipe import load
@@ -111,16 +109,3 @@ def _assignments(items: list[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[key.strip()] = text.strip()
     return found
-
-
-def _quiet() -> None:
-    """Keep the libraries' own progress bars and advice off the terminal; ours says what matters."""
-    import logging
-    import os
-    import warnings
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"(torch|peft|transformers|accelerate)\b")

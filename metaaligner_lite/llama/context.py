@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import ModelError
+from .draft import BatchCosts
 from .library import forget_errors, last_error, library
 from .model import Model
 
@@ -17,7 +19,7 @@ _SEQUENCE = 0
 
 
 class Context:
-    """A KV cache over a model. `tokens` is what it holds, in order; logits are those after the last one."""
+    """A KV cache over a model. `tokens` is what it holds, in order; `costs` what a decode of n tokens takes here."""
 
     def __init__(self, model: Model, n_ctx: int, *, threads: int = 0) -> None:
         self._lib = library()
@@ -39,9 +41,14 @@ class Context:
                 f"{last_error('out of memory?')}; try a smaller --ctx-size"
             )
         self.n_ctx: int = self._lib.llama_n_ctx(self.handle)
-        self._n_batch: int = params.n_batch
+        self.n_batch: int = params.n_batch
         self._memory = self._lib.llama_get_memory(self.handle)
-        self._batch = self._lib.llama_batch_init(self._n_batch, 0, 1)
+        self._batch = self._lib.llama_batch_init(self.n_batch, 0, 1)
+        self.costs = BatchCosts()
+        # What cannot forget a rejected draft must not be given one.
+        self.can_draft: bool = not (
+            self._lib.llama_model_is_recurrent(model.handle) or self._lib.llama_model_is_hybrid(model.handle)
+        )
 
     def read(self, tokens: Sequence[int]) -> int:
         """Make the cache hold exactly `tokens`, reading only what it lacks; returns how many were reused.
@@ -55,9 +62,11 @@ class Context:
         self._decode(tokens[keep:])
         return keep
 
-    def append(self, token: int) -> None:
-        """Read one more token."""
-        self._decode((token,))
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Read a few more tokens, with the logits after each of them (a token to continue from, and its draft)."""
+        began = time.perf_counter()
+        self._decode(tokens, all_logits=True)
+        self.costs.record(len(tokens), time.perf_counter() - began)
 
     def roll_back(self, length: int) -> int:
         """Forget all but the first `length` tokens; returns how many are left.
@@ -86,10 +95,10 @@ class Context:
     ) -> None:
         self.close()
 
-    def _decode(self, tokens: Sequence[int]) -> None:
+    def _decode(self, tokens: Sequence[int], all_logits: bool = False) -> None:
         batch = self._batch
-        for start in range(0, len(tokens), self._n_batch):
-            chunk = tokens[start : start + self._n_batch]
+        for start in range(0, len(tokens), self.n_batch):
+            chunk = tokens[start : start + self.n_batch]
             position = len(self.tokens)
             batch.n_tokens = len(chunk)
             for i, token in enumerate(chunk):
@@ -97,7 +106,7 @@ class Context:
                 batch.pos[i] = position + i
                 batch.n_seq_id[i] = 1
                 batch.seq_id[i][0] = _SEQUENCE
-                batch.logits[i] = False
+                batch.logits[i] = all_logits
             batch.logits[len(chunk) - 1] = True
             forget_errors()
             status = self._lib.llama_decode(self.handle, batch)

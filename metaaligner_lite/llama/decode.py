@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .context import Context
+from .draft import Drafter
 from .library import library
 
 OnText = Callable[[str], None]
@@ -32,11 +33,16 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one generation cost. `reused` prompt tokens were in the KV cache already and were not read again."""
+    """What one generation cost. `reused` prompt tokens were in the KV cache already and were not read again.
+
+    Of the `written` tokens, `accepted` were guessed (out of `drafted` guesses) and cost no decode of their own.
+    """
 
     read: int
     reused: int
     written: int
+    drafted: int
+    accepted: int
     read_seconds: float
     write_seconds: float
 
@@ -61,39 +67,63 @@ def generate(
     max_tokens: int,
     sampling: Sampling = GREEDY,
     on_text: OnText | None = None,
+    drafter: Drafter | None = None,
 ) -> Generation:
     """Read `prompt` (reusing what the cache holds of it), then write at most `max_tokens`.
 
-    `on_text` gets the text as it grows: whole characters, in order, nothing taken back.
+    `on_text` gets the text as it grows: whole characters, in order, nothing taken back. With a `drafter`, guessed
+    tokens are verified in batches; what is written is what the sampler chooses either way (draft.py).
     """
+    drafter = drafter if drafter and context.can_draft else None
     began = time.perf_counter()
     reused = context.read(prompt)
     read_at = time.perf_counter()
     stream = TextStream(on_text)
     tokens: list[int] = []
-    finish = "length"
-    model = context.model
+    drafted = accepted = 0
+
+    def write(token: int) -> str:
+        """Take a chosen token; returns why the text ends with it, "" if it goes on."""
+        if context.model.ends(token):
+            return "end"
+        tokens.append(token)
+        if drafter:
+            drafter.observe(token)
+        if not stream.feed(context.model.piece(token)):
+            return "run-on"
+        return "length" if len(tokens) >= max_tokens else ""
+
     with _sampler(sampling) as choose:
-        while len(tokens) < max_tokens:
-            token = choose(context)
-            if model.ends(token):
-                finish = "end"
-                break
-            tokens.append(token)
-            if not stream.feed(model.piece(token)):
-                finish = "run-on"
-                break
-            if len(tokens) < max_tokens:
-                context.append(token)
-    text = stream.close()
+        finish = write(choose(context, -1))
+        while not finish:
+            # 1) Read the last token and a guess at those that follow it, in one batch.
+            room = min(max_tokens - len(tokens), context.n_batch) - 1
+            guess = drafter.propose(room, context.costs) if drafter else []
+            known = len(context.tokens) + 1
+            context.extend([tokens[-1], *guess])
+            # 2) Choose after each; go on to the next as long as the guess was right.
+            right = 0
+            while True:
+                chosen = choose(context, right)
+                finish = write(chosen)
+                if finish or right == len(guess) or chosen != guess[right]:
+                    break
+                right += 1
+            # 3) Forget what was guessed wrong.
+            drafted, accepted = drafted + len(guess), accepted + right
+            if context.roll_back(known + right) < known + right:  # it cannot forget a part: read again, guess no more
+                context.read([*prompt, *tokens[:-1]])
+                drafter = None
     counts = Counts(
         read=len(prompt) - reused,
         reused=reused,
         written=len(tokens),
+        drafted=drafted,
+        accepted=accepted,
         read_seconds=read_at - began,
         write_seconds=time.perf_counter() - read_at,
     )
-    return Generation(text, tuple(tokens), finish, counts)
+    return Generation(stream.close(), tuple(tokens), finish, counts)
 
 
 class TextStream:
@@ -149,14 +179,14 @@ class TextStream:
 
 
 @contextmanager
-def _sampler(sampling: Sampling) -> Iterator[Callable[[Context], int]]:
+def _sampler(sampling: Sampling) -> Iterator[Callable[[Context, int], int]]:
     """llama.cpp's sampler chain: greedy, or top-k, top-p, min-p, temperature and a seeded draw."""
     lib = library()
     chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     try:
         for link in _links(sampling):
             lib.llama_sampler_chain_add(chain, link)
-        yield lambda context: int(lib.llama_sampler_sample(chain, context.handle, -1))
+        yield lambda context, place: int(lib.llama_sampler_sample(chain, context.handle, place))
     finally:
         lib.llama_sampler_free(chain)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -9,6 +10,7 @@ from ..errors import ModelError, PromptTooLong
 from ..prompts import Prompt, encode
 from .context import Context
 from .decode import GREEDY, Generation, OnText, Sampling, generate
+from .draft import Drafter
 from .model import ALL_LAYERS, Model, open_model
 
 _STEP = 1024  # a context grows by this many tokens, so that a longer prompt seldom costs a new one
@@ -32,11 +34,13 @@ class Engine:
         usual: int = 512,
         sampling: Sampling = GREEDY,
         on_text: OnText | None = None,
+        copies: Sequence[str] = (),
     ) -> Generation:
         """Write a continuation of `prompt`.
 
         At most `max_tokens`; if None, `usual` tokens or what the context has left, but there must be room for
-        `expected` ones. Raises PromptTooLong, with the numbers, before anything is read.
+        `expected` ones. `copies` are texts that it will probably repeat in parts: drafts are taken from them.
+        Raises PromptTooLong, with the numbers, before anything is read.
         """
         tokens = encode(prompt, self.model)
         if not tokens:
@@ -55,7 +59,8 @@ class Engine:
             )
         most = min(usual, room) if max_tokens is None else max_tokens
         context = self._context_for(len(tokens) + most)
-        return generate(context, tokens, most, sampling, on_text)
+        drafter = Drafter(*map(self.model.encode_text, copies)) if copies else None
+        return generate(context, tokens, most, sampling, on_text, drafter)
 
     def close(self) -> None:
         """Free the cache and the model."""
