@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import PromptTooLong, UsageError
+from .errors import ModelError, PromptTooLong, UsageError
 from .objectives import Objective, resolve
 from .policies import Draft, Policy
-from .prompts import LAYOUTS, ChatTemplate, edit_prompt
+from .prompts import LAYOUTS, ChatTemplate, edit_prompt, invocation
 
 if TYPE_CHECKING:
     from .llama.decode import Generation, OnText, Sampling
@@ -53,7 +53,7 @@ def align(
     draft = policy.answer(query, on_draft)
     kept = Correction(query, wanted, draft, draft.text, aligner.layout)
     try:
-        edit = aligner.edit(query, draft.text, wanted, on_edit)
+        edit = aligner.edit(query, draft, wanted, on_edit)
     except PromptTooLong as error:
         return _failed(kept, None, str(error))
     if not edit.text:
@@ -83,24 +83,33 @@ class Aligner:
     ) -> None:
         from .llama.decode import GREEDY
 
-        manifest = engine.model.manifest
         self.engine = engine
-        self.layout = layout or (manifest.layout if manifest else "")
+        trained = engine.adapter or engine.model
+        self.manifest = trained.manifest
+        self.layout = layout or (self.manifest.layout if self.manifest else "")
         if self.layout not in LAYOUTS:
             found = (
                 f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its prompt layout"
             )
-            raise UsageError(f"{engine.model.path} {found}; name it with --layout {' | '.join(LAYOUTS)}")
+            raise UsageError(f"{trained.header.path} {found}; name it with --layout {' | '.join(LAYOUTS)}")
         self.template = engine.model.template or template
+        if engine.adapter and list(engine.adapter.invocation) != invocation(self.template, engine.model):
+            raise ModelError(
+                f"{trained.header.path} waits for another edit request than {engine.model.path.name} is sent; "
+                "it was trained for another base, another chat template or another version of this program"
+            )
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
 
     def edit(
-        self, query: str, answer: str, objectives: Iterable[Objective], on_text: OnText | None = None
+        self, query: str, draft: Draft, objectives: Iterable[Objective], on_text: OnText | None = None
     ) -> Generation:
-        """Edit `answer` toward `objectives`. Raises PromptTooLong if prompt and edit do not fit the context."""
-        prompt = edit_prompt(self.layout, query, answer, tuple(objectives), self.template)
+        """Edit a weak answer toward `objectives`. Raises PromptTooLong if prompt and edit do not fit the context."""
+        answer = draft.text
+        prompt = edit_prompt(
+            self.layout, query, answer, tuple(objectives), self.template, answer_tokens=self._cached(draft)
+        )
         length = len(self.engine.model.encode_text(answer))
         # An edit is about as long as what it edits; a runaway one is stopped at twice that.
         return self.engine.run(
@@ -111,4 +120,12 @@ class Aligner:
             sampling=self.sampling,
             on_text=on_text,
             copies=(answer, query) if self.draft else (),
+            adapted=self.engine.adapter is not None,
         )
+
+    def _cached(self, draft: Draft) -> tuple[int, ...]:
+        """The tokens a draft was written with, if this engine wrote them and they spell it: its cache then fits."""
+        if draft.engine is not self.engine or draft.generation is None:
+            return ()
+        tokens = draft.generation.tokens
+        return tokens if self.engine.model.text(tokens).strip() == draft.text else ()

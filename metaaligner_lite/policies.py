@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A weak answer, and how it was generated (None if it was given)."""
+    """A weak answer, how it was generated, and the engine whose KV cache holds it (None if it was given)."""
 
     text: str
     generation: Generation | None = None
+    engine: Engine | None = None
 
 
 class Policy(Protocol):
@@ -60,4 +61,4 @@ class GgufPolicy:
         """The model's answer. Raises PromptTooLong if query and answer do not fit its context."""
         prompt = chat_prompt([Message("user", query)], self.template)
         generation = self.engine.run(prompt, max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
-        return Draft(generation.text, generation)
+        return Draft(generation.text, generation, self.engine)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -43,10 +43,16 @@ LAYOUTS = (CONVERSATION, *_PAPER)
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a prompt. `content` is text of people or models: never parsed for special tokens."""
+    """A stretch of a prompt. `content` is text of people or models: never parsed for special tokens.
+
+    `request` marks where the edit request begins (an activated adapter acts from there on). `tokens` are the ids a
+    model wrote this text with: taken as they are, so that its KV cache fits to the last token.
+    """
 
     text: str
     content: bool = False
+    request: bool = False
+    tokens: tuple[int, ...] = ()
 
 
 Prompt = tuple[Piece, ...]
@@ -83,11 +89,14 @@ def edit_prompt(
     template: ChatTemplate | None = None,
     *,
     equal: bool = False,
+    answer_tokens: Sequence[int] = (),
 ) -> Prompt:
     """The aligner's prompt: edit `answer` to `query` toward `objectives` (paper section 3.1, T(q, y, O, t)).
 
-    `equal` asks for an equally good answer (t = equal, training only). Raises UsageError for an unknown layout
-    or an empty list of objectives, ModelError if `conversation` is asked of a model without a chat template.
+    `equal` asks for an equally good answer (t = equal, training only). `answer_tokens` are the ids the same model
+    wrote the answer with, if its KV cache is to be continued (conversation layout). Raises UsageError for an
+    unknown layout or an empty list of objectives, ModelError if `conversation` is asked of a model without a chat
+    template.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
@@ -96,8 +105,10 @@ def edit_prompt(
     goal = _GOALS.get(layout, _DEFAULT_GOALS)[equal]
     aspects = "; ".join(objective.worded(layout) for objective in objectives)
     if layout == CONVERSATION:
-        request = _fill(_REQUEST, goal=goal, aspects=aspects)
-        return _need(template).render([_turn("user", query), _turn("assistant", answer), ("user", request)])
+        first, *rest = _fill(_REQUEST, goal=goal, aspects=aspects)
+        request = (replace(first, request=True), *rest)
+        weak = (Piece(answer, content=True, tokens=tuple(answer_tokens)),)
+        return _need(template).render([_turn("user", query), ("assistant", weak), ("user", request)])
     if layout == "paper/hh-rlhf" and "Human:" not in query:
         query = f"\n\nHuman: {query} \n\nAssistant:"  # HH-RLHF dialogues carry their turn markers
     return _fill(_PAPER[layout], goal=goal, aspects=aspects, query=query, answer=answer)
@@ -122,8 +133,18 @@ def encode(prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
     Special tokens are recognized in scaffold alone. Plain text between two of them is encoded as one run, since
     a tokenizer that saw scaffold and content apart would cut words, or add spaces, where training had none.
     """
+    return encode_request(prompt, vocabulary)[0]
+
+
+def encode_request(prompt: Prompt, vocabulary: Vocabulary) -> tuple[list[int], int]:
+    """Token ids of a prompt, and the position at which the turn of the edit request begins (their number if none).
+
+    That position is the last special token before the request: text cannot forge it, and no tokenizer merges it
+    with what stands before.
+    """
     ids: list[int] = []
     run: list[str] = []
+    last_special, request = 0, -1
 
     def flush() -> None:
         if run:
@@ -131,18 +152,44 @@ def encode(prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
             run.clear()
 
     for piece in prompt:
-        if piece.content:
+        if piece.request:
+            request = last_special
+        if piece.tokens:
+            flush()
+            ids.extend(piece.tokens)
+        elif piece.content:
             run.append(piece.text)
-            continue
-        for part in _split_specials(piece.text, vocabulary.specials):
-            if (special := vocabulary.specials.get(part)) is None:
-                run.append(part)
-            else:
-                flush()
-                ids.append(special)
+        else:
+            for part in _split_specials(piece.text, vocabulary.specials):
+                if (special := vocabulary.specials.get(part)) is None:
+                    run.append(part)
+                else:
+                    flush()
+                    last_special = len(ids)
+                    ids.append(special)
     flush()
     bos = vocabulary.bos
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+    if bos is not None and ids[:1] != [bos]:
+        ids, request = [bos, *ids], request + (request >= 0)
+    return ids, len(ids) if request < 0 else request
+
+
+def invocation(template: ChatTemplate | None, vocabulary: Vocabulary) -> list[int]:
+    """The tokens that every edit request of the conversation layout begins with, whatever is asked.
+
+    An activated adapter (aLoRA) is trained to act from their last occurrence on. Raises ModelError without a template.
+    """
+    improve, level = (
+        _request_tokens(edit_prompt(CONVERSATION, "q", "a", [Objective("x", "y")], template, equal=equal), vocabulary)
+        for equal in (False, True)
+    )
+    same = next(i for i, (a, b) in enumerate(zip(improve, level, strict=False)) if a != b)
+    return improve[:same]
+
+
+def _request_tokens(prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
+    ids, start = encode_request(prompt, vocabulary)
+    return ids[start:]
 
 
 @dataclass(frozen=True)

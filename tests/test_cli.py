@@ -104,6 +104,20 @@ def test_seed_repeats_and_temperature_matters(align):
     assert text("--temperature", 2, "--seed", 5) != text("--temperature", 2, "--seed", 6)
 
 
+def test_a_shared_base_is_read_once(mal, models, tmp_path):
+    from metaaligner_lite.llama.model import open_model
+    from metaaligner_lite.prompts import ChatTemplate, invocation
+
+    with open_model(models["policy"], repack=False) as base:
+        words = invocation(ChatTemplate(tiny.CHATML), base)
+    adapter = tiny.write_adapter(tmp_path / "adapter.gguf", words)
+    args = ("--adapter", adapter, "--layout", "conversation", "-o", "empathy", "--max-tokens", 9, "--json")
+    code, out, _ = mal("align", "Hello?", "--policy", models["policy"], *args)
+    result = json.loads(out)
+    assert code == 0
+    assert result["aligner"]["reused"] >= result["policy"]["read"] + result["policy"]["written"] - 1
+
+
 def test_untrained_objective_is_mentioned(align):
     _, _, err = align("Hello?", "--answer", "Fine.", "-o", "empathy, calm: Be calm.")
     assert "not among the objectives this aligner was trained on: calm" in err
@@ -132,6 +146,7 @@ BAD = {
     "vocabulary only": (("Hi",), "vocabulary", 1, "holds a vocabulary and no weights"),
     "unsupported": (("Hi",), "unsupported", 1, "unknown model architecture: 'gpt9000'"),
     "prompt too long": (("word " * 120,), "policy", 1, "needs 12 more, but the context of policy.gguf holds 512"),
+    "two aligners": (("Hi", "--adapter", "x.gguf"), "policy", 2, "--adapter works over the policy's own weights"),
     "small context": (
         ("word " * 30, "--ctx-size", "100"),
         "policy",

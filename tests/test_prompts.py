@@ -12,6 +12,8 @@ from metaaligner_lite.prompts import (
     completion_end,
     edit_prompt,
     encode,
+    encode_request,
+    invocation,
 )
 
 CHATML = ChatTemplate(tiny.CHATML)
@@ -153,3 +155,27 @@ def test_hostile_and_broken_templates(source, message):
 def test_a_template_never_sees_content():
     spy = ChatTemplate("{% for m in messages %}{{ 'secret' in m.content }}{{ m.content }}{% endfor %}")
     assert text(chat_prompt([Message("user", "secret")], spy)) == "Falsesecret"
+
+
+def test_the_request_position_is_its_turns_special_token():
+    vocabulary = Letters(bos=3)
+    prompt = edit_prompt("conversation", "Edit your answer to x", "Edit your answer to y", resolve("calm: c"), CHATML)
+    ids, start = encode_request(prompt, vocabulary)
+    assert ids == encode(prompt, vocabulary)
+    assert vocabulary.decode(ids[start:]).startswith("«<|im_start|>»user\nEdit your answer to improve it")
+    assert ids[start : start + len(invocation(CHATML, vocabulary))] == invocation(CHATML, vocabulary)
+    asked = chat_prompt([Message("user", "Q")], CHATML)
+    assert encode_request(asked, vocabulary)[1] == len(encode(asked, vocabulary))
+
+
+def test_the_invocation_is_what_all_requests_share():
+    shared = Letters().decode(invocation(CHATML, Letters()))
+    assert shared == "«<|im_start|>»user\nEdit your answer to "
+
+
+def test_an_answers_own_tokens_are_kept():
+    prompt = edit_prompt("conversation", "Q", "ab", resolve("calm: c"), CHATML, answer_tokens=[900, 901])
+    ids = encode(prompt, Letters())
+    at = ids.index(900)
+    assert ids[at + 1] == 901
+    assert ids[:at] == encode(chat_prompt([Message("user", "Q")], CHATML), Letters())

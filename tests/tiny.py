@@ -93,3 +93,35 @@ def write_model(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_adapter(
+    path: Path,
+    invocation: list[int] | None,
+    *,
+    width: int = 64,
+    kv_width: int = 32,
+    architecture: str = "llama",
+    **keys: str,
+) -> Path:
+    """A random LoRA adapter on q and v of a tiny Llama; activated if it names invocation tokens."""
+    rng = np.random.default_rng(9)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    if invocation:
+        writer.add_key_value(
+            "adapter.alora.invocation_tokens", invocation, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32
+        )
+    for key, value in keys.items():
+        writer.add_string(key.replace("__", "."), value)
+    for i in range(2):
+        for name, rows in (("attn_q", width), ("attn_v", kv_width)):
+            writer.add_tensor(f"blk.{i}.{name}.weight.lora_a", rng.normal(0, 0.3, (4, width)).astype(np.float32))
+            writer.add_tensor(f"blk.{i}.{name}.weight.lora_b", rng.normal(0, 0.3, (rows, 4)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

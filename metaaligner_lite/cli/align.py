@@ -45,6 +45,12 @@ def align(
         Path | None,
         typer.Option("--aligner", "-a", envvar="MAL_ALIGNER", help="The GGUF model that edits (default: embedded)."),
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter", envvar="MAL_ADAPTER", help="An activated adapter over the policy instead of an aligner model."
+        ),
+    ] = None,
     answer: Annotated[
         str | None, typer.Option("--answer", help="Edit this text instead of asking a policy ('-': standard input).")
     ] = None,
@@ -100,6 +106,8 @@ def align(
     query, answer = _from_stdin(query, answer)
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
+    if adapter and aligner:
+        raise UsageError("--adapter works over the policy's own weights and --aligner is a model of its own; name one")
     wanted = resolve(objectives, load_catalogue(objectives_file))
     template = _template(chat_template)
     sampling = Sampling(temperature=temperature, seed=seed)
@@ -107,11 +115,14 @@ def align(
 
     with ExitStack() as models:
 
-        def engine(path: Path) -> Engine:
-            return models.enter_context(open_engine(path, ctx_size=ctx_size, threads=threads, gpu_layers=gpu_layers))
+        def engine(path: Path, adapter: Path | None = None) -> Engine:
+            return models.enter_context(
+                open_engine(path, adapter=adapter, ctx_size=ctx_size, threads=threads, gpu_layers=gpu_layers)
+            )
 
+        shared = engine(policy or DEMO_POLICY, adapter) if adapter else None
         editor = Aligner(
-            engine(aligner or DEMO_ALIGNER),
+            shared or engine(aligner or DEMO_ALIGNER),
             layout=layout,
             template=template,
             sampling=sampling,
@@ -121,9 +132,13 @@ def align(
         source: Policy = (
             GivenAnswer(answer)
             if answer is not None
-            else GgufPolicy(engine(policy or DEMO_POLICY), template=template, sampling=sampling, max_tokens=max_tokens)
+            else GgufPolicy(
+                shared or engine(policy or DEMO_POLICY), template=template, sampling=sampling, max_tokens=max_tokens
+            )
         )
-        for note in _notes_on(editor, wanted, embedded=aligner is None, foreign=bool(policy) or answer is not None):
+        for note in _notes_on(
+            editor, wanted, embedded=not (aligner or adapter), foreign=bool(policy) or answer is not None
+        ):
             screen.say(note)
         if answer is not None:
             screen.draft(answer)
@@ -165,7 +180,7 @@ def _template(path: Path | None) -> ChatTemplate | None:
 def _notes_on(editor: Aligner, wanted: list[Objective], *, embedded: bool, foreign: bool) -> list[str]:
     """What a user should know before the run: which aligner, what it was trained for."""
     told = []
-    manifest = editor.engine.model.manifest
+    manifest = editor.manifest
     if embedded and foreign:
         told.append(
             "the embedded aligner is a demonstration: it knows short everyday support messages and little else; "

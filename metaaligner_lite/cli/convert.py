@@ -113,8 +113,6 @@ def _show(report: ConversionReport, as_json: bool) -> None:
         console.print(f"{output.type:8} {human_bytes(output.bytes):>9}  {output.bits_per_weight:.2f} bits per weight")
         for remark in output.remarks:
             console.print(f"         {remark}", style="yellow")
-    for check in report.checks:
-        console.print(f"checked: {check}", style="green")
     console.print(f"{report.parameters:,} parameters, {report.seconds:.1f} s")
     for output in report.outputs:
         print(output.path)

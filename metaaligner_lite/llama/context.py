@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +14,23 @@ from typing import Any
 from ..errors import ModelError
 from .draft import BatchCosts
 from .library import forget_errors, last_error, library
-from .model import Model
+from .model import Adapter, Model
 
 BATCH = 512  # tokens per llama_decode call while reading
 _SEQUENCE = 0
+_NEVER = sys.maxsize
 
 
 class Context:
     """A KV cache over a model. `tokens` is what it holds, in order; `costs` what a decode of n tokens takes here."""
 
-    def __init__(self, model: Model, n_ctx: int, *, threads: int = 0) -> None:
+    def __init__(self, model: Model, n_ctx: int, *, threads: int = 0, adapter: Adapter | None = None) -> None:
         self._lib = library()
         self.model = model
         self.tokens: list[int] = []
+        self._adapter = adapter
+        self._adapter_is_on = False
+        self._adapted_from = _NEVER  # the cache holds the base's K/V before this position, the adapter's from there on
         threads = threads or default_threads()
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -50,16 +56,25 @@ class Context:
             self._lib.llama_model_is_recurrent(model.handle) or self._lib.llama_model_is_hybrid(model.handle)
         )
 
-    def read(self, tokens: Sequence[int]) -> int:
+    def read(self, tokens: Sequence[int], adapted_from: int | None = None) -> int:
         """Make the cache hold exactly `tokens`, reading only what it lacks; returns how many were reused.
 
-        The last token is read anew even if it was there, since its logits are wanted.
+        From the position `adapted_from` on the adapter acts, on what is written next too; without it, nowhere.
+        What was read the other way is not reused. The last token is read anew, since its logits are wanted.
         """
         if not 0 < len(tokens) <= self.n_ctx:
             raise ModelError(f"cannot read {len(tokens):,} tokens into a context of {self.n_ctx:,}")
+        start = _NEVER if adapted_from is None else adapted_from
         keep = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
+        if start != self._adapted_from:
+            keep = min(keep, start, self._adapted_from)
         keep = self.roll_back(keep)
-        self._decode(tokens[keep:])
+        self._adapted_from = start
+        self._switch(False)
+        self._decode(tokens[keep:start])
+        if start < len(tokens):
+            self._switch(True)
+            self._decode(tokens[max(keep, start) :])
         return keep
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -94,6 +109,18 @@ class Context:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _switch(self, on: bool) -> None:
+        """Turn the adapter on or off; only where it changes, since llama.cpp then plans its graphs anew."""
+        if on == self._adapter_is_on:
+            return
+        if self._adapter is None:
+            raise ModelError("no adapter was opened with this context")
+        adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(self._adapter.handle)
+        status = self._lib.llama_set_adapters_lora(self.handle, adapters, int(on), (ctypes.c_float * 1)(1.0))
+        if status:
+            raise ModelError(f"llama.cpp cannot switch the adapter {self._adapter.header.path} (status {status})")
+        self._adapter_is_on = on
 
     def _decode(self, tokens: Sequence[int], all_logits: bool = False) -> None:
         batch = self._batch

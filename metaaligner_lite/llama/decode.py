@@ -68,15 +68,17 @@ def generate(
     sampling: Sampling = GREEDY,
     on_text: OnText | None = None,
     drafter: Drafter | None = None,
+    adapted_from: int | None = None,
 ) -> Generation:
     """Read `prompt` (reusing what the cache holds of it), then write at most `max_tokens`.
 
     `on_text` gets the text as it grows: whole characters, in order, nothing taken back. With a `drafter`, guessed
-    tokens are verified in batches; what is written is what the sampler chooses either way (draft.py).
+    tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
+    position `adapted_from` on, the context's adapter acts.
     """
     drafter = drafter if drafter and context.can_draft else None
     began = time.perf_counter()
-    reused = context.read(prompt)
+    reused = context.read(prompt, adapted_from)
     read_at = time.perf_counter()
     stream = TextStream(on_text)
     tokens: list[int] = []
@@ -112,7 +114,7 @@ def generate(
             # 3) Forget what was guessed wrong.
             drafted, accepted = drafted + len(guess), accepted + right
             if context.roll_back(known + right) < known + right:  # it cannot forget a part: read again, guess no more
-                context.read([*prompt, *tokens[:-1]])
+                context.read([*prompt, *tokens[:-1]], adapted_from)
                 drafter = None
     counts = Counts(
         read=len(prompt) - reused,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +100,10 @@ class Model:
         """Whether a token ends a generation (EOS, EOT and their kin)."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
+    def text(self, tokens: Iterable[int]) -> str:
+        """The text that tokens spell."""
+        return b"".join(map(self.piece, tokens)).decode("utf-8", errors="replace")
+
     def close(self) -> None:
         """Free the weights. Contexts over this model must be closed first."""
         if self.handle is not None:
@@ -148,10 +153,54 @@ def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool |
     return Model(handle, header, gpu_layers)
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """An activated LoRA adapter over a model: it acts from the `invocation` tokens on, never before (aLoRA)."""
+
+    handle: Any
+    header: GgufHeader
+    invocation: tuple[int, ...]
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What made the adapter, if this project did."""
+        text = self.header.text(manifests.GGUF_KEY)
+        return Manifest.from_json(text, str(self.header.path)) if text else None
+
+
+def open_adapter(model: Model, path: str | Path) -> Adapter:
+    """Load an activated adapter for `model`, which owns it from then on.
+
+    Raises FileProblem for a file that is none, ModelError if it does not fit the model. An ordinary LoRA is refused:
+    it would change what the policy says, and no KV cache could be shared.
+    """
+    path = Path(path)
+    header = read_header(path)
+    if header.text("general.type") != "adapter" or header.text("adapter.type") != "lora":
+        raise FileProblem(
+            f"{path} is not a LoRA adapter in GGUF format; `mal convert ADAPTER --adapter-only` makes one"
+        )
+    invocation = header.metadata.get("adapter.alora.invocation_tokens", ())
+    if not isinstance(invocation, tuple) or not invocation:
+        raise FileProblem(
+            f"{path} is an ordinary LoRA, expected an activated one (train-lora --kind activated); "
+            "merge it into its base instead (mal convert) and name the result with --aligner"
+        )
+    base, own = model.header.text("general.architecture"), header.text("general.architecture")
+    if base != own:
+        raise ModelError(f"{path} is an adapter for the architecture {own!r}, but {model.path} is {base!r}")
+    lib = library()
+    forget_errors()
+    handle = lib.llama_adapter_lora_init(model.handle, str(path).encode())
+    if not handle:
+        raise ModelError(f"the adapter {path} does not fit {model.path}: {last_error('no reason given')}")
+    return Adapter(handle, header, invocation)
+
+
 def _refuse_unusable(header: GgufHeader) -> None:
     kind = header.text("general.type", "model")
     if kind == "adapter":
-        raise FileProblem(f"{header.path} is a LoRA adapter, expected a whole model; merge it first (mal convert)")
+        raise FileProblem(f"{header.path} is a LoRA adapter, expected a whole model; name it with --adapter")
     if kind not in ("model", ""):
         raise FileProblem(f"{header.path} holds a {kind!r}, expected a language model")
     if not header.tensors:
