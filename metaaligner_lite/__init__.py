@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from .align import Aligner, Correction, align
+from .align import Aligner, Correction, align, align_each
 from .demo import DEMO_ALIGNER, DEMO_POLICY
 from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
 from .manifest import Manifest
@@ -36,7 +36,7 @@ _LATE = {
 }
 
 __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
-    "align", "Aligner", "Correction",
+    "align", "align_each", "Aligner", "Correction",
     "GgufPolicy", "GivenAnswer", "Policy", "Draft",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",
     "Objective", "resolve", "load_catalogue", "Manifest",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import ModelError, PromptTooLong, UsageError
@@ -47,22 +47,37 @@ def align(
     out empty, leaves the weak answer as it was and says so in `failure`. Raises UsageError for an empty query or
     an unknown objective, and what the policy raises.
     """
+    return align_each(query, [objectives], policy=policy, aligner=aligner, on_draft=on_draft, on_edit=on_edit)[0]
+
+
+def align_each(
+    query: str,
+    objective_sets: Iterable[str | Iterable[str | Objective]],
+    *,
+    policy: Policy,
+    aligner: Aligner,
+    on_draft: OnText | None = None,
+    on_edit: OnText | None = None,
+) -> list[Correction]:
+    """As `align`, with one correction of the same answer for each set of objectives, written side by side.
+
+    The shared part of the prompts is read once. `on_edit` gets the first correction as it grows.
+    """
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
-    wanted = tuple(resolve(objectives))
+    wanted = [tuple(resolve(objectives)) for objectives in objective_sets]
     draft = policy.answer(query, on_draft)
-    kept = Correction(query, wanted, draft, draft.text, aligner.layout)
+    kept = [Correction(query, objectives, draft, draft.text, aligner.layout) for objectives in wanted]
     try:
-        edit = aligner.edit(query, draft, wanted, on_edit)
+        edits = aligner.edit(query, draft, wanted, on_edit)
     except PromptTooLong as error:
-        return _failed(kept, None, str(error))
-    if not edit.text:
-        return _failed(kept, edit, "the aligner wrote nothing")
-    return Correction(query, wanted, draft, edit.text, aligner.layout, edit)
-
-
-def _failed(kept: Correction, edit: Generation | None, reason: str) -> Correction:
-    return Correction(kept.query, kept.objectives, kept.draft, kept.text, kept.layout, edit, reason)
+        return [replace(correction, failure=str(error)) for correction in kept]
+    return [
+        replace(correction, edit=edit, text=edit.text)
+        if edit.text
+        else replace(correction, edit=edit, failure="the aligner wrote nothing")
+        for correction, edit in zip(kept, edits, strict=True)
+    ]
 
 
 class Aligner:
@@ -103,17 +118,25 @@ class Aligner:
         self.draft = draft
 
     def edit(
-        self, query: str, draft: Draft, objectives: Iterable[Objective], on_text: OnText | None = None
-    ) -> Generation:
-        """Edit a weak answer toward `objectives`. Raises PromptTooLong if prompt and edit do not fit the context."""
-        answer = draft.text
-        prompt = edit_prompt(
-            self.layout, query, answer, tuple(objectives), self.template, answer_tokens=self._cached(draft)
-        )
+        self,
+        query: str,
+        draft: Draft,
+        objective_sets: Sequence[Sequence[Objective]],
+        on_text: OnText | None = None,
+    ) -> list[Generation]:
+        """Edit a weak answer toward each set of objectives.
+
+        Raises PromptTooLong if a prompt and its edit do not fit the context.
+        """
+        answer, tokens = draft.text, self._cached(draft)
+        prompts = [
+            edit_prompt(self.layout, query, answer, objectives, self.template, answer_tokens=tokens)
+            for objectives in objective_sets
+        ]
         length = len(self.engine.model.encode_text(answer))
         # An edit is about as long as what it edits; a runaway one is stopped at twice that.
         return self.engine.run(
-            prompt,
+            prompts,
             max_tokens=self.max_tokens,
             expected=length + 64,
             usual=2 * length + 256,

@@ -60,5 +60,5 @@ class GgufPolicy:
     def answer(self, query: str, on_text: OnText | None = None) -> Draft:
         """The model's answer. Raises PromptTooLong if query and answer do not fit its context."""
         prompt = chat_prompt([Message("user", query)], self.template)
-        generation = self.engine.run(prompt, max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
+        (generation,) = self.engine.run([prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
         return Draft(generation.text, generation, self.engine)

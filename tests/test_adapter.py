@@ -6,7 +6,6 @@ import tiny
 from metaaligner_lite.align import Aligner, align
 from metaaligner_lite.errors import FileProblem, ModelError
 from metaaligner_lite.llama.context import Context
-from metaaligner_lite.llama.decode import generate
 from metaaligner_lite.llama.engine import open_engine
 from metaaligner_lite.llama.model import open_adapter, open_model
 from metaaligner_lite.policies import GgufPolicy, GivenAnswer
@@ -39,33 +38,33 @@ def contexts(base, adapter_path):
 
 def test_only_the_request_is_read_after_the_base(contexts):
     shared, fresh = contexts
-    answer = generate(shared, BASE, 10)
+    answer = tiny.write(shared, BASE, 10)
     prompt = [*BASE, *answer.tokens, *REQUEST]
-    edit = generate(shared, prompt, 20, adapted_from=len(prompt) - len(REQUEST))
+    edit = tiny.write(shared, prompt, 20, adapted_from=len(prompt) - len(REQUEST))
     assert edit.counts.reused >= len(BASE) + len(answer.tokens) - 1
     assert edit.counts.read <= len(REQUEST) + 1
-    assert edit.tokens == generate(fresh, prompt, 20, adapted_from=len(prompt) - len(REQUEST)).tokens
+    assert edit.tokens == tiny.write(fresh, prompt, 20, adapted_from=len(prompt) - len(REQUEST)).tokens
 
 
 def test_the_adapter_acts(contexts):
     shared, _ = contexts
     prompt = [*BASE, *REQUEST]
-    adapted = generate(shared, prompt, 20, adapted_from=len(BASE)).tokens
-    assert adapted != generate(shared, prompt, 20).tokens
-    assert adapted != generate(shared, prompt, 20, adapted_from=0).tokens
+    adapted = tiny.write(shared, prompt, 20, adapted_from=len(BASE)).tokens
+    assert adapted != tiny.write(shared, prompt, 20).tokens
+    assert adapted != tiny.write(shared, prompt, 20, adapted_from=0).tokens
 
 
 def test_nothing_leaks_into_the_policys_turn(contexts, base):
     shared, _ = contexts
     with Context(base, 512, threads=1) as never_adapted:
-        plain = generate(never_adapted, BASE, 20)
+        plain = tiny.write(never_adapted, BASE, 20)
         follow_up = [*BASE, *REQUEST, 99, 98]
-        plain_after = generate(never_adapted, follow_up, 20)
+        plain_after = tiny.write(never_adapted, follow_up, 20)
     for _ in range(2):
-        assert generate(shared, BASE, 20).tokens == plain.tokens
-        generate(shared, [*BASE, *REQUEST], 20, adapted_from=len(BASE))
+        assert tiny.write(shared, BASE, 20).tokens == plain.tokens
+        tiny.write(shared, [*BASE, *REQUEST], 20, adapted_from=len(BASE))
         # The next turn holds the same request text, now as the base must read it.
-        after = generate(shared, follow_up, 20)
+        after = tiny.write(shared, follow_up, 20)
         assert after.tokens == plain_after.tokens
         assert after.counts.reused == len(BASE)
 

@@ -1,14 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner, align
+from metaaligner_lite.align import Aligner, align, align_each
 from metaaligner_lite.errors import FileProblem, MalError, ModelError, PromptTooLong, UsageError
 from metaaligner_lite.llama.engine import Engine, open_engine
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
 from metaaligner_lite.output import account, record
 from metaaligner_lite.policies import GgufPolicy, GivenAnswer
-from metaaligner_lite.prompts import CONVERSATION
+from metaaligner_lite.prompts import CONVERSATION, Piece
 
 
 def test_policy_answers_and_aligner_edits(tiny_path, aligner):
@@ -93,8 +95,7 @@ def test_policy_prompt_too_long(tiny_path, aligner):
 def test_an_empty_correction_keeps_the_answer(engine):
     class Mute(Aligner):
         def edit(self, *args, **options):
-            generation = super().edit(*args, **options)
-            return type(generation)("", (), "end", generation.counts)
+            return [replace(generation, text="") for generation in super().edit(*args, **options)]
 
     correction = align("Hello?", "empathy", policy=GivenAnswer("Fine."), aligner=Mute(engine, layout=CONVERSATION))
     assert (correction.text, correction.failure) == ("Fine.", "the aligner wrote nothing")
@@ -169,3 +170,22 @@ def test_manifest_round_trip_and_later_keys():
     manifest = Manifest(layout="conversation", objectives={"a": "b"}, metrics={"loss": 1.5}, made_by="x")
     assert Manifest.from_json(manifest.to_json(), "test") == manifest
     assert Manifest.from_json('{"layout": "conversation", "from_the_future": 1}', "test").layout == "conversation"
+
+
+def test_several_objective_sets_are_one_read(aligner):
+    sets = ["empathy", "clarity", "empathy,clarity", "brevity"]
+    alone = [align("Hello?", s, policy=GivenAnswer("Fine."), aligner=aligner).text for s in sets]
+    corrections = align_each("Hello?", sets, policy=GivenAnswer("Fine."), aligner=aligner)
+    assert [c.text for c in corrections] == alone
+    assert [[o.name for o in c.objectives] for c in corrections][2] == ["empathy", "clarity"]
+    request = len("user\nHello?assistant\nFine.user\nEdit your answer to improve it considering these aspects: ")
+    assert all(c.edit.counts.reused >= request for c in corrections[1:])
+
+
+def test_a_growing_context_keeps_what_it_holds(tiny_path):
+    with open_engine(tiny_path, threads=1) as engine:
+        policy = GgufPolicy(engine, max_tokens=200)
+        policy.answer("Hello?")
+        engine._room_after = lambda prompt, needed: 10_000
+        (longer,) = engine.run([(Piece("<|im_start|>user\nHello?"), Piece("x" * 2000, content=True))], max_tokens=5)
+        assert longer.counts.reused >= len("user\nHello?")

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import tiny
@@ -94,6 +93,17 @@ def test_show(align, show, expected):
     code, out, _ = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--show", show)
     assert code == 0
     assert out.startswith(expected)
+
+
+def test_several_sets_of_objectives(align):
+    sets = ("-o", "empathy", "-o", "clarity", "-o", "empathy,clarity")
+    code, out, err = align("Hello?", "--answer", "Fine.", *sets)
+    assert code == 0
+    for heading in ("aligned (empathy)", "aligned (clarity)", "aligned (empathy, clarity)"):
+        assert heading in out
+    assert err.count("aligner: ") == 3
+    code, out, _ = align("Hello?", "--answer", "Fine.", *sets, "--json")
+    assert [list(r["objectives"]) for r in json.loads(out)] == [["empathy"], ["clarity"], ["empathy", "clarity"]]
 
 
 def test_seed_repeats_and_temperature_matters(align):
@@ -244,18 +254,19 @@ def test_help_is_instant_and_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        assert process("--help").returncode == 0
-        seconds.append(time.perf_counter() - began)
-    bare = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import typer"], check=True)
-        bare.append(time.perf_counter() - began)
-    # 0.3 s on an idle machine; a busy one is given what Python and Typer alone need there, twice over.
-    assert min(seconds) < max(0.3, 2 * min(bare))
+    if sys.platform != "win32":  # processor time, so that a busy machine does not fail the test
+        import resource
+
+        def spent():
+            usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return usage.ru_utime + usage.ru_stime
+
+        seconds = []
+        for _ in range(5):
+            before = spent()
+            assert process("--help").returncode == 0
+            seconds.append(spent() - before)
+        assert min(seconds) < 0.3
 
 
 def test_aligning_loads_no_training_library(models):

@@ -1,7 +1,11 @@
+import random
+
 import pytest
+import tiny
 
 from metaaligner_lite.llama.context import Context, common_prefix
-from metaaligner_lite.llama.decode import Sampling, TextStream, generate
+from metaaligner_lite.llama.decode import GREEDY, Sampling, Task, TextStream, generate
+from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 
 
@@ -67,45 +71,74 @@ def context(model):
 
 def test_reuse_reads_only_what_differs_and_changes_nothing(context, model):
     first, second = [5, 6, 7, 8, 9, 10], [5, 6, 7, 20, 21]
-    fresh = generate(context, second, 12)
-    generate(context, first, 12)
-    reused = generate(context, second, 12)
+    fresh = tiny.write(context, second, 12)
+    tiny.write(context, first, 12)
+    reused = tiny.write(context, second, 12)
     assert (reused.counts.read, reused.counts.reused) == (2, 3)
     assert reused.tokens == fresh.tokens
-    again = generate(context, second, 12)
+    again = tiny.write(context, second, 12)
     assert (again.counts.read, again.counts.reused) == (1, 4)  # the last token anew, for its logits
     assert again.tokens == fresh.tokens
 
 
 def test_generated_tokens_are_reused_by_a_prompt_that_continues_them(context):
-    first = generate(context, [5, 6, 7], 8)
-    longer = generate(context, [5, 6, 7, *first.tokens, 30], 2)
+    first = tiny.write(context, [5, 6, 7], 8)
+    longer = tiny.write(context, [5, 6, 7, *first.tokens, 30], 2)
     assert longer.counts.reused >= 3 + len(first.tokens) - 1
 
 
 def test_reading_in_batches_equals_reading_token_by_token(model):
     prompt = [3 + i % 250 for i in range(700)]
     with Context(model, 1024, threads=1) as a, Context(model, 1024, threads=1) as b:
-        whole = generate(a, prompt, 8)
+        whole = tiny.write(a, prompt, 8)
         for end in range(1, len(prompt) + 1, 37):
             b.read(prompt[:end])
-        assert generate(b, prompt, 8).tokens == whole.tokens
+        assert tiny.write(b, prompt, 8).tokens == whole.tokens
 
 
 def test_sampling_is_repeatable_by_seed(context):
     warm = Sampling(temperature=1.5, seed=7)
-    first, second = (generate(context, [5, 6, 7], 20, warm) for _ in range(2))
-    other = generate(context, [5, 6, 7], 20, Sampling(temperature=1.5, seed=8))
+    first, second = (tiny.write(context, [5, 6, 7], 20, warm) for _ in range(2))
+    other = tiny.write(context, [5, 6, 7], 20, Sampling(temperature=1.5, seed=8))
     assert first.tokens == second.tokens
     assert first.tokens != other.tokens
 
 
 def test_sliding_window_models_read_again_correctly(tmp_path):
-    import tiny
-
     path = tiny.write_model(tmp_path / "gemma.gguf", architecture="gemma2", window=8)
     with open_model(path, repack=False) as gemma, Context(gemma, 256, threads=1) as context:
         prompt = [3 + i % 200 for i in range(60)]
-        fresh = generate(context, prompt, 10)
-        generate(context, [*prompt[:50], 9, 9, 9, 9], 10)
-        assert generate(context, prompt, 10).tokens == fresh.tokens
+        fresh = tiny.write(context, prompt, 10)
+        tiny.write(context, [*prompt[:50], 9, 9, 9, 9], 10)
+        assert tiny.write(context, prompt, 10).tokens == fresh.tokens
+
+
+def test_texts_written_side_by_side_equal_texts_written_alone(model):
+    rng = random.Random(4)
+    shared = [rng.randrange(3, 259) for _ in range(50)]
+    prompts = [[*shared, *(rng.randrange(3, 259) for _ in range(n))] for n in (5, 1, 9, 3)]
+    warm = Sampling(temperature=0.8, seed=3)
+    for sampling in (GREEDY, warm):
+        with Context(model, 512, threads=1) as alone:
+            expected = [tiny.write(alone, prompt, 30, sampling) for prompt in prompts]
+        with Context(model, 1024, threads=1, sequences=4) as together:
+            for _ in range(2):
+                tasks = [
+                    Task(prompt, 30, sampling, drafter=Drafter(other.tokens))
+                    for prompt, other in zip(prompts, expected, strict=True)
+                ]
+                written = generate(together, tasks)
+                assert [g.tokens for g in written] == [g.tokens for g in expected]
+                assert [g.counts.reused for g in written[1:]] == [50, 50, 50]
+            # One text alone still fits after them, though the cache is nearly full.
+            assert tiny.write(together, prompts[0], 900, sampling).tokens[:30] == expected[0].tokens[:30]
+
+
+def test_a_larger_context_takes_over_what_a_smaller_one_holds(model):
+    prompt = [3 + i % 200 for i in range(100)]
+    with Context(model, 256, threads=1) as small, Context(model, 512, threads=1, sequences=2) as large:
+        written = tiny.write(small, prompt, 20)
+        large.take_over(small)
+        again = tiny.write(large, prompt, 20)
+        assert again.tokens == written.tokens
+        assert again.counts.read == 1

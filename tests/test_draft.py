@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from metaaligner_lite.llama.context import Context
-from metaaligner_lite.llama.decode import Sampling, generate
+from metaaligner_lite.llama.decode import Sampling
 from metaaligner_lite.llama.draft import MOST, BatchCosts, Drafter
 from metaaligner_lite.llama.model import open_model
 
@@ -102,12 +102,12 @@ def test_drafts_never_change_the_text(model, seed, temperature):
     prompt = [rng.randrange(3, 259) for _ in range(20)]
     with Context(model, 512, threads=1) as context:
         context.costs = Free()
-        plain = generate(context, prompt, 80, sampling)
+        plain = tiny.write(context, prompt, 80, sampling)
         source = [token if rng.random() < 0.9 else rng.randrange(3, 259) for token in plain.tokens]
-        drafted = generate(context, prompt, 80, sampling, drafter=Drafter(source))
-        after = generate(context, [*prompt, *plain.tokens[:40]], 40, sampling)
+        drafted = tiny.write(context, prompt, 80, sampling, drafter=Drafter(source))
+        after = tiny.write(context, [*prompt, *plain.tokens[:40]], 40, sampling)
         fresh = Context(model, 512, threads=1)
-        assert after.tokens == generate(fresh, [*prompt, *plain.tokens[:40]], 40, sampling).tokens
+        assert after.tokens == tiny.write(fresh, [*prompt, *plain.tokens[:40]], 40, sampling).tokens
         fresh.close()
     assert drafted.tokens == plain.tokens
     assert (drafted.text, drafted.finish) == (plain.text, plain.finish)
@@ -119,17 +119,22 @@ def test_a_model_that_cannot_forget_reads_again(model, monkeypatch):
     prompt = list(range(10, 30))
     with Context(model, 512, threads=1) as context:
         context.costs = Free()
-        plain = generate(context, prompt, 40)
+        plain = tiny.write(context, prompt, 40)
         source = [*plain.tokens[:15], 7, 7, 7, *plain.tokens[15:]]
-        monkeypatch.setattr(context._lib, "llama_memory_seq_rm", lambda *_: False)
-        assert generate(context, prompt, 40, drafter=Drafter(source)).tokens == plain.tokens
+        forget = context._lib.llama_memory_seq_rm
+        monkeypatch.setattr(
+            context._lib,
+            "llama_memory_seq_rm",
+            lambda memory, sequence, start, end: start <= 0 and forget(memory, sequence, start, end),
+        )
+        assert tiny.write(context, prompt, 40, drafter=Drafter(source)).tokens == plain.tokens
 
 
 def test_length_limit_and_small_batches_hold(model):
     prompt = list(range(10, 20))
     with Context(model, 32, threads=1) as context:
         context.costs = Free()
-        plain = generate(context, prompt, 20)
-        drafted = generate(context, prompt, 20, drafter=Drafter(plain.tokens))
+        plain = tiny.write(context, prompt, 20)
+        drafted = tiny.write(context, prompt, 20, drafter=Drafter(plain.tokens))
     assert drafted.tokens == plain.tokens
     assert len(drafted.tokens) == 20

@@ -5,11 +5,19 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from metaaligner_lite.llama.context import Context
+from metaaligner_lite.llama.decode import GREEDY, Generation, Sampling, Task, generate
+
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def write(context: Context, prompt: list[int], max_tokens: int, sampling: Sampling = GREEDY, **options) -> Generation:
+    """Generate one text."""
+    return generate(context, [Task(prompt, max_tokens, sampling, **options)])[0]
 
 
 def byte_tokens() -> list[str]:

@@ -30,13 +30,14 @@ def align(
         str | None, typer.Argument(help="The message to answer; '-' or nothing reads it from standard input.")
     ] = None,
     objectives: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--objectives",
             "-o",
-            help='What a better answer does: names, or "name: description" (list: mal objectives list).',
+            help='What a better answer does: names, or "name: description" (see: mal objectives list). '
+            "Given several times: a correction for each, from one answer.",
         ),
-    ] = "",
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option("--policy", "-p", envvar="MAL_POLICY", help="The GGUF model that answers (default: embedded)."),
@@ -94,8 +95,7 @@ def align(
 
     Example: mal align "My parcel is a week late." --objectives "empathy,clarity"
     """
-    from ..align import Aligner
-    from ..align import align as align_answer
+    from ..align import Aligner, align_each
     from ..demo import DEMO_ALIGNER, DEMO_POLICY
     from ..errors import UsageError
     from ..llama.decode import Sampling
@@ -108,10 +108,11 @@ def align(
         raise UsageError("the query is empty; give a question or a message to answer")
     if adapter and aligner:
         raise UsageError("--adapter works over the policy's own weights and --aligner is a model of its own; name one")
-    wanted = resolve(objectives, load_catalogue(objectives_file))
+    catalogue = load_catalogue(objectives_file)
+    wanted = [resolve(names, catalogue) for names in objectives or [""]]
     template = _template(chat_template)
     sampling = Sampling(temperature=temperature, seed=seed)
-    screen = _Screen(show, as_json)
+    screen = _Screen(show, as_json, several=len(wanted) > 1)
 
     with ExitStack() as models:
 
@@ -142,11 +143,11 @@ def align(
             screen.say(note)
         if answer is not None:
             screen.draft(answer)
-        correction = align_answer(
+        corrections = align_each(
             query, wanted, policy=source, aligner=editor, on_draft=screen.draft, on_edit=screen.edit
         )
-    screen.finish(correction)
-    if correction.failure:
+    screen.finish(corrections)
+    if any(correction.failure for correction in corrections):
         raise typer.Exit(1)
 
 
@@ -177,7 +178,7 @@ def _template(path: Path | None) -> ChatTemplate | None:
         raise FileProblem(f"cannot read the chat template {path}: {error}") from error
 
 
-def _notes_on(editor: Aligner, wanted: list[Objective], *, embedded: bool, foreign: bool) -> list[str]:
+def _notes_on(editor: Aligner, wanted: list[list[Objective]], *, embedded: bool, foreign: bool) -> list[str]:
     """What a user should know before the run: which aligner, what it was trained for."""
     told = []
     manifest = editor.manifest
@@ -188,21 +189,26 @@ def _notes_on(editor: Aligner, wanted: list[Objective], *, embedded: bool, forei
         )
     if manifest is None:
         told.append(f"{editor.engine.model.path.name} has no manifest; prompting it in the layout {editor.layout}")
-    elif new := [o.name for o in wanted if manifest.objectives and o.name not in manifest.objectives]:
-        told.append(f"not among the objectives this aligner was trained on: {', '.join(new)}")
+    elif manifest.objectives:
+        asked = dict.fromkeys(objective.name for objectives in wanted for objective in objectives)
+        if new := [name for name in asked if name not in manifest.objectives]:
+            told.append(f"not among the objectives this aligner was trained on: {', '.join(new)}")
     return told
 
 
 class _Screen:
-    """Prints a correction as it comes about: streamed on a terminal, at the end in a pipe, never with --json."""
+    """Prints corrections as they come about: streamed on a terminal, at the end in a pipe, never with --json.
 
-    def __init__(self, show: Show | None, as_json: bool) -> None:
+    With several sets of objectives the answer streams, and the corrections follow when all are there.
+    """
+
+    def __init__(self, show: Show | None, as_json: bool, several: bool) -> None:
         from .console import results, talk
 
-        self._terminal = sys.stdout.isatty()
-        self._mode = show or (Show.diff if self._terminal else Show.final)
-        self._json = as_json
-        self._live = self._terminal and not as_json
+        terminal = sys.stdout.isatty()
+        self._mode = show or (Show.diff if terminal else Show.final)
+        self._json, self._several = as_json, several
+        self._live = terminal and not as_json
         self._out, self._talk = results(), talk()
         self._stage = ""
 
@@ -212,34 +218,37 @@ class _Screen:
 
     def draft(self, text: str) -> None:
         """The next part of the weak answer."""
-        if self._mode is not Show.final:
+        if self._live and self._mode is not Show.final:
             self._stream("policy", text)
 
     def edit(self, text: str) -> None:
         """The next part of the aligned answer."""
-        self._stream("aligned", text)
+        if self._live and not self._several:
+            self._stream("aligned", text)
 
-    def finish(self, correction: Correction) -> None:
-        """What is left to print once both texts are there."""
+    def finish(self, corrections: list[Correction]) -> None:
+        """What is left to print once all texts are there."""
         from ..output import account, notes, record
         from .console import print_json
 
         if self._json:
-            print_json(record(correction))
+            records = [record(correction) for correction in corrections]
+            print_json(records if self._several else records[0])
         elif self._live:
-            self._finish_live(correction)
+            for correction in corrections:
+                self._finish_live(correction)
+            self._out.print()
         else:
-            self._print_whole(correction)
-        for note in notes(correction):
+            self._print_whole(corrections)
+        for note in dict.fromkeys(note for correction in corrections for note in notes(correction)):
             self.say(note)
         if not self._json:
-            self._talk.print(account(correction), style="dim")
+            for correction in corrections:
+                self._talk.print(account(correction), style="dim")
 
     def _stream(self, stage: str, text: str) -> None:
         from ..output import printable
 
-        if not self._live:
-            return
         if stage != self._stage:
             self._heading(stage)
         self._out.print(printable(text), end="")
@@ -247,30 +256,38 @@ class _Screen:
 
     def _heading(self, name: str) -> None:
         if self._stage:
-            self._out.print("\n" if self._mode is not Show.final else "")
+            self._out.print("\n")
         self._stage = name
-        if self._mode is not Show.final:
+        if self._mode is not Show.final or self._several:
             self._out.print(name, style="bold cyan")
 
     def _finish_live(self, correction: Correction) -> None:
-        from ..output import printable, word_diff
+        from ..output import word_diff
 
+        names = ", ".join(objective.name for objective in correction.objectives)
         if correction.failure:
-            self._heading("unchanged")
-            self._out.print(printable(correction.text), end="")
-        elif self._mode is Show.diff:
-            self._heading("changes")
+            self._stream(f"unchanged ({names})", correction.text)
+            return
+        if self._several and self._mode is not Show.diff:
+            self._stream(f"aligned ({names})", correction.text)
+        if self._mode is Show.diff:
+            self._heading(f"changes ({names})")
             styles = {"same": "dim", "removed": "red strike", "added": "bold green"}
             for kind, text in word_diff(correction.draft.text, correction.text):
-                self._out.print(printable(text), style=styles[kind], end="")
-        self._out.print()
+                self._print_styled(text, styles[kind])
 
-    def _print_whole(self, correction: Correction) -> None:
+    def _print_styled(self, text: str, style: str) -> None:
+        from ..output import printable
+
+        self._out.print(printable(text), style=style, end="")
+
+    def _print_whole(self, corrections: list[Correction]) -> None:
         from ..output import plain_diff
 
-        texts = {
-            Show.final: correction.text,
-            Show.both: f"policy\n{correction.draft.text}\n\naligned\n{correction.text}",
-            Show.diff: plain_diff(correction.draft.text, correction.text),
-        }
-        sys.stdout.write(texts[self._mode] + "\n")
+        parts = [f"policy\n{corrections[0].draft.text}"] if self._mode is Show.both else []
+        for correction in corrections:
+            names = ", ".join(objective.name for objective in correction.objectives)
+            text = plain_diff(correction.draft.text, correction.text) if self._mode is Show.diff else correction.text
+            heading = f"aligned ({names})\n" if self._several or self._mode is Show.both else ""
+            parts.append(heading + text)
+        sys.stdout.write("\n\n".join(parts) + "\n")

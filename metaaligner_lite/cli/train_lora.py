@@ -39,6 +39,7 @@ def train_lora(
         typer.Option("--set", help="Any recipe key, such as stages.warmup.share=0.", rich_help_panel=_RECIPE),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable row.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the same run where it was interrupted.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -74,6 +75,7 @@ def train_lora(
         progress=Console(),
         strict=strict,
         force=force,
+        resume=resume,
     )
     if as_json:
         print(

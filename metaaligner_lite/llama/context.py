@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,25 +18,42 @@ from .library import forget_errors, last_error, library
 from .model import Adapter, Model
 
 BATCH = 512  # tokens per llama_decode call while reading
-_SEQUENCE = 0
-_NEVER = sys.maxsize
+NEVER = sys.maxsize  # a position that no text reaches: the adapter acts nowhere
+
+
+@dataclass(slots=True)
+class Cached:
+    """What the cache holds of one sequence: its tokens, and from which position on they were read with the adapter."""
+
+    tokens: list[int] = field(default_factory=list)
+    adapted_from: int = NEVER
+
+    def usable(self, tokens: Sequence[int], adapted_from: int) -> int:
+        """How many tokens from the beginning are the same and were read the same way."""
+        same = common_prefix(self.tokens, tokens)
+        return same if self.adapted_from == adapted_from else min(same, self.adapted_from, adapted_from)
 
 
 class Context:
-    """A KV cache over a model. `tokens` is what it holds, in order; `costs` what a decode of n tokens takes here."""
+    """A KV cache over a model, of one or more sequences that share its room and each other's prefixes.
 
-    def __init__(self, model: Model, n_ctx: int, *, threads: int = 0, adapter: Adapter | None = None) -> None:
+    `costs` knows what a decode of n tokens takes here.
+    """
+
+    def __init__(
+        self, model: Model, n_ctx: int, *, threads: int = 0, adapter: Adapter | None = None, sequences: int = 1
+    ) -> None:
         self._lib = library()
         self.model = model
-        self.tokens: list[int] = []
+        self.sequences = [Cached() for _ in range(sequences)]
         self._adapter = adapter
         self._adapter_is_on = False
-        self._adapted_from = _NEVER  # the cache holds the base's K/V before this position, the adapter's from there on
-        threads = threads or default_threads()
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = min(BATCH, n_ctx)
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = threads or default_threads()
+        params.n_seq_max = sequences
+        params.kv_unified = True  # so that a prefix shared by sequences is held once
         if not self._lib.llama_supports_gpu_offload() or model.gpu_layers == 0:
             # On a CPU flash attention makes single tokens and short batches 1.4 to 2.9 times slower.
             params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -51,49 +69,76 @@ class Context:
         self._memory = self._lib.llama_get_memory(self.handle)
         self._batch = self._lib.llama_batch_init(self.n_batch, 0, 1)
         self.costs = BatchCosts()
-        # What cannot forget a rejected draft must not be given one.
+        # What keeps one state instead of a cell per token can neither forget a rejected draft nor lend a prefix.
         self.can_draft: bool = not (
             self._lib.llama_model_is_recurrent(model.handle) or self._lib.llama_model_is_hybrid(model.handle)
         )
 
-    def read(self, tokens: Sequence[int], adapted_from: int | None = None) -> int:
-        """Make the cache hold exactly `tokens`, reading only what it lacks; returns how many were reused.
+    def read(self, tokens: Sequence[int], adapted_from: int = NEVER, sequence: int = 0) -> int:
+        """Make a sequence hold exactly `tokens`, reading only what no sequence has; returns how many were reused.
 
-        From the position `adapted_from` on the adapter acts, on what is written next too; without it, nowhere.
-        What was read the other way is not reused. The last token is read anew, since its logits are wanted.
+        From the position `adapted_from` on the adapter acts, on what is written next too. What was read the other
+        way is not reused. The last token is read anew, since its logits are wanted.
         """
         if not 0 < len(tokens) <= self.n_ctx:
             raise ModelError(f"cannot read {len(tokens):,} tokens into a context of {self.n_ctx:,}")
-        start = _NEVER if adapted_from is None else adapted_from
-        keep = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
-        if start != self._adapted_from:
-            keep = min(keep, start, self._adapted_from)
-        keep = self.roll_back(keep)
-        self._adapted_from = start
+        lender = sequence
+        if self.can_draft:
+            lender = max(
+                (sequence, *range(len(self.sequences))), key=lambda i: self.sequences[i].usable(tokens, adapted_from)
+            )
+        keep = min(self.sequences[lender].usable(tokens, adapted_from), len(tokens) - 1)
+        if lender != sequence and keep:
+            self.roll_back(0, sequence)
+            self._lib.llama_memory_seq_cp(self._memory, lender, sequence, 0, keep)  # the cells are shared, not copied
+            self.sequences[sequence].tokens[:] = tokens[:keep]
+        keep = self.roll_back(keep, sequence)
+        self.sequences[sequence].adapted_from = adapted_from
         self._switch(False)
-        self._decode(tokens[keep:start])
-        if start < len(tokens):
+        self._read_on(tokens[keep:adapted_from], sequence)
+        if adapted_from < len(tokens):
             self._switch(True)
-            self._decode(tokens[max(keep, start) :])
+            self._read_on(tokens[max(keep, adapted_from) :], sequence)
         return keep
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Read a few more tokens, with the logits after each of them (a token to continue from, and its draft)."""
-        began = time.perf_counter()
-        self._decode(tokens, all_logits=True)
-        self.costs.record(len(tokens), time.perf_counter() - began)
+    def extend(self, parts: Sequence[tuple[int, Sequence[int]]]) -> list[int]:
+        """Read a few more tokens of each (sequence, tokens) in one batch, with the logits after each token.
 
-    def roll_back(self, length: int) -> int:
-        """Forget all but the first `length` tokens; returns how many are left.
-
-        Sliding-window, recurrent and hybrid models cannot forget a part: then all is forgotten, and 0 returned.
+        Returns where in the batch each part begins: logits are asked for by place.
         """
-        if length < len(self.tokens) and not self._lib.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1):
+        began = time.perf_counter()
+        places, size = [], 0
+        for sequence, tokens in parts:
+            places.append(size)
+            for token in tokens:
+                self._put(size, token, sequence, logits=True)
+                size += 1
+        self._decode(size)
+        self.costs.record(size, time.perf_counter() - began)
+        return places
+
+    def roll_back(self, length: int, sequence: int = 0) -> int:
+        """Forget all but the first `length` tokens of a sequence; returns how many are left.
+
+        Sliding-window, recurrent and hybrid models may be unable to forget a part: then all is forgotten, and 0
+        returned.
+        """
+        cached = self.sequences[sequence]
+        if length < len(cached.tokens) and not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
             length = 0
-        if length == 0:
-            self._lib.llama_memory_clear(self._memory, False)
-        del self.tokens[length:]
+            self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        del cached.tokens[length:]
         return length
+
+    def take_over(self, other: Context) -> None:
+        """Hold what another context over the same model holds, as far as there is room for it."""
+        for i, cached in enumerate(other.sequences[: len(self.sequences)]):
+            size = self._lib.llama_state_seq_get_size(other.handle, i)
+            state = (ctypes.c_uint8 * size)()
+            taken = self._lib.llama_state_seq_get_data(other.handle, state, size, i)
+            if cached.tokens and taken and self._lib.llama_state_seq_set_data(self.handle, state, taken, i):
+                self.sequences[i] = Cached(list(cached.tokens), cached.adapted_from)
+        self.costs = other.costs
 
     def close(self) -> None:
         """Free the cache."""
@@ -122,28 +167,34 @@ class Context:
             raise ModelError(f"llama.cpp cannot switch the adapter {self._adapter.header.path} (status {status})")
         self._adapter_is_on = on
 
-    def _decode(self, tokens: Sequence[int], all_logits: bool = False) -> None:
-        batch = self._batch
+    def _read_on(self, tokens: Sequence[int], sequence: int) -> None:
         for start in range(0, len(tokens), self.n_batch):
             chunk = tokens[start : start + self.n_batch]
-            position = len(self.tokens)
-            batch.n_tokens = len(chunk)
-            for i, token in enumerate(chunk):
-                batch.token[i] = token
-                batch.pos[i] = position + i
-                batch.n_seq_id[i] = 1
-                batch.seq_id[i][0] = _SEQUENCE
-                batch.logits[i] = all_logits
-            batch.logits[len(chunk) - 1] = True
-            forget_errors()
-            status = self._lib.llama_decode(self.handle, batch)
-            if status:
-                self.roll_back(0)  # what a failed batch left behind is unknown
-                raise ModelError(
-                    f"llama.cpp failed with status {status} at token {position:,} of a context of {self.n_ctx:,}: "
-                    f"{last_error('no reason given')}"
-                )
-            self.tokens.extend(chunk)
+            for place, token in enumerate(chunk):
+                self._put(place, token, sequence, logits=place == len(chunk) - 1)
+            self._decode(len(chunk))
+
+    def _put(self, place: int, token: int, sequence: int, *, logits: bool) -> None:
+        """Append a token to a sequence and to the batch."""
+        batch, tokens = self._batch, self.sequences[sequence].tokens
+        batch.token[place] = token
+        batch.pos[place] = len(tokens)
+        batch.n_seq_id[place] = 1
+        batch.seq_id[place][0] = sequence
+        batch.logits[place] = logits
+        tokens.append(token)
+
+    def _decode(self, size: int) -> None:
+        self._batch.n_tokens = size
+        forget_errors()
+        status = self._lib.llama_decode(self.handle, self._batch)
+        if status:
+            self._lib.llama_memory_clear(self._memory, False)  # what a failed batch left behind is unknown
+            self.sequences = [Cached() for _ in self.sequences]
+            raise ModelError(
+                f"llama.cpp failed with status {status} at a batch of {size:,} tokens in a context of {self.n_ctx:,}: "
+                f"{last_error('no reason given')}"
+            )
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

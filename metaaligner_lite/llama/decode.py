@@ -6,11 +6,11 @@ import codecs
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .context import Context
+from .context import NEVER, Context
 from .draft import Drafter
 from .library import library
 
@@ -61,71 +61,127 @@ class Generation:
     counts: Counts
 
 
-def generate(
-    context: Context,
-    prompt: Sequence[int],
-    max_tokens: int,
-    sampling: Sampling = GREEDY,
-    on_text: OnText | None = None,
-    drafter: Drafter | None = None,
-    adapted_from: int | None = None,
-) -> Generation:
-    """Read `prompt` (reusing what the cache holds of it), then write at most `max_tokens`.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One text to write: what to read first, how much to write at most, and how.
 
     `on_text` gets the text as it grows: whole characters, in order, nothing taken back. With a `drafter`, guessed
     tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
     position `adapted_from` on, the context's adapter acts.
     """
-    drafter = drafter if drafter and context.can_draft else None
-    began = time.perf_counter()
-    reused = context.read(prompt, adapted_from)
-    read_at = time.perf_counter()
-    stream = TextStream(on_text)
-    tokens: list[int] = []
-    drafted = accepted = 0
 
-    def write(token: int) -> str:
-        """Take a chosen token; returns why the text ends with it, "" if it goes on."""
-        if context.model.ends(token):
-            return "end"
-        tokens.append(token)
-        if drafter:
-            drafter.observe(token)
-        if not stream.feed(context.model.piece(token)):
-            return "run-on"
-        return "length" if len(tokens) >= max_tokens else ""
+    prompt: Sequence[int]
+    max_tokens: int
+    sampling: Sampling = GREEDY
+    on_text: OnText | None = None
+    drafter: Drafter | None = None
+    adapted_from: int = NEVER
 
-    with _sampler(sampling) as choose:
-        finish = write(choose(context, -1))
-        while not finish:
-            # 1) Read the last token and a guess at those that follow it, in one batch.
-            room = min(max_tokens - len(tokens), context.n_batch) - 1
-            guess = drafter.propose(room, context.costs) if drafter else []
-            known = len(context.tokens) + 1
-            context.extend([tokens[-1], *guess])
-            # 2) Choose after each; go on to the next as long as the guess was right.
-            right = 0
-            while True:
-                chosen = choose(context, right)
-                finish = write(chosen)
-                if finish or right == len(guess) or chosen != guess[right]:
-                    break
-                right += 1
+
+def generate(context: Context, tasks: Sequence[Task]) -> list[Generation]:
+    """Write the texts of `tasks` side by side, each in its own sequence of the context.
+
+    Prompts are read one after the other, reusing what any sequence holds of them; then every decode is one batch
+    that carries all texts on. All tasks use the adapter or none does.
+    """
+    for stale in range(1, len(context.sequences)):
+        context.roll_back(0, stale)  # an earlier call's side texts only take room: the first sequence has the prefix
+    with ExitStack() as samplers:
+        writers = [_Writer(context, task, i, samplers) for i, task in enumerate(tasks)]
+        for writer in writers:
+            writer.begin()
+        while live := [writer for writer in writers if not writer.finish]:
+            # 1) One batch: the last token of each text, and a guess at those that follow it.
+            room = context.n_batch // len(live)
+            others = len(live) - 1
+            for writer in live:
+                others += len(writer.guess_next(room, others))
+            places = context.extend([(writer.sequence, [writer.tokens[-1], *writer.guess]) for writer in live])
+            # 2) Choose after each token, as long as the guess was right.
+            for writer, place in zip(live, places, strict=True):
+                writer.verify(place)
             # 3) Forget what was guessed wrong.
-            drafted, accepted = drafted + len(guess), accepted + right
-            if context.roll_back(known + right) < known + right:  # it cannot forget a part: read again, guess no more
-                context.read([*prompt, *tokens[:-1]], adapted_from)
-                drafter = None
-    counts = Counts(
-        read=len(prompt) - reused,
-        reused=reused,
-        written=len(tokens),
-        drafted=drafted,
-        accepted=accepted,
-        read_seconds=read_at - began,
-        write_seconds=time.perf_counter() - read_at,
-    )
-    return Generation(stream.close(), tuple(tokens), finish, counts)
+            for writer in live:
+                writer.roll_back()
+    return [writer.generation() for writer in writers]
+
+
+class _Writer:
+    """A text being written: its tokens, the guess under way, and what it cost so far."""
+
+    def __init__(self, context: Context, task: Task, sequence: int, samplers: ExitStack) -> None:
+        self.task, self.sequence, self._context = task, sequence, context
+        self.tokens: list[int] = []
+        self.guess: list[int] = []
+        self.finish = ""
+        self._choose = samplers.enter_context(_sampler(task.sampling))
+        self._drafter = task.drafter if context.can_draft else None
+        self._stream = TextStream(task.on_text)
+        self._reused = self._drafted = self._accepted = self._right = 0
+        self._began = self._read_at = self._ended = 0.0
+
+    def begin(self) -> None:
+        """Read the prompt and write the first token."""
+        self._began = time.perf_counter()
+        self._reused = self._context.read(self.task.prompt, self.task.adapted_from, self.sequence)
+        self._read_at = time.perf_counter()
+        self._write(self._choose(self._context, -1))
+
+    def guess_next(self, room: int, others: int) -> list[int]:
+        """Guess the next tokens, for a batch with room for so many in which `others` travel too."""
+        limit = min(self.task.max_tokens - len(self.tokens), room) - 1
+        self.guess = self._drafter.propose(limit, self._context.costs, others) if self._drafter else []
+        return self.guess
+
+    def verify(self, place: int) -> None:
+        """Choose the next tokens from the logits at `place` and on, up to the first that was not guessed."""
+        self._right = 0
+        while True:
+            chosen = self._choose(self._context, place + self._right)
+            self._write(chosen)
+            if self.finish or self._right == len(self.guess) or chosen != self.guess[self._right]:
+                break
+            self._right += 1
+        self._drafted += len(self.guess)
+        self._accepted += self._right
+
+    def roll_back(self) -> None:
+        """Drop the rejected part of the guess from the cache."""
+        wrong = len(self.guess) - self._right
+        if not wrong:
+            return
+        length = len(self._context.sequences[self.sequence].tokens) - wrong
+        if self._context.roll_back(length, self.sequence) < length:  # it cannot: read again, guess no more
+            read = [*self.task.prompt, *self.tokens][:length]
+            self._context.read(read, self.task.adapted_from, self.sequence)
+            self._drafter = None
+
+    def generation(self) -> Generation:
+        """The finished text and its account."""
+        counts = Counts(
+            read=len(self.task.prompt) - self._reused,
+            reused=self._reused,
+            written=len(self.tokens),
+            drafted=self._drafted,
+            accepted=self._accepted,
+            read_seconds=self._read_at - self._began,
+            write_seconds=self._ended - self._read_at,
+        )
+        return Generation(self._stream.close(), tuple(self.tokens), self.finish, counts)
+
+    def _write(self, token: int) -> None:
+        """Take a chosen token; `finish` tells why the text ends with it, "" if it goes on."""
+        if self._context.model.ends(token):
+            self.finish = "end"
+        else:
+            self.tokens.append(token)
+            if self._drafter:
+                self._drafter.observe(token)
+            if not self._stream.feed(self._context.model.piece(token)):
+                self.finish = "run-on"
+            elif len(self.tokens) >= self.task.max_tokens:
+                self.finish = "length"
+        self._ended = time.perf_counter()
 
 
 class TextStream:

@@ -80,19 +80,19 @@ class Drafter:
         self._hits = [hits for hits, _ in _PRIOR]
         self._tries = [tries for _, tries in _PRIOR]
 
-    def propose(self, limit: int, costs: BatchCosts) -> list[int]:
-        """The tokens worth verifying next, at most `limit`; often none."""
+    def propose(self, limit: int, costs: BatchCosts, others: int = 0) -> list[int]:
+        """The tokens worth verifying next, at most `limit`; often none. `others` tokens travel in the same batch."""
         ahead = self._source[self._at : self._at + min(limit, MOST)]
         if _BREAK in ahead:
             ahead = ahead[: ahead.index(_BREAK)]
-        best, best_rate = 0, 1.0 / costs(1)
+        best, best_rate = 0, (others + 1.0) / costs(others + 1)
         expected, chance, done = 1.0, 1.0, 0
         for length in (*(n for n in _LENGTHS if n < len(ahead)), len(ahead)):
             while done < length:
                 chance *= self._trust(self._streak + done)
                 expected += chance
                 done += 1
-            rate = expected / costs(length + 1)
+            rate = (others + expected) / costs(others + length + 1)
             if rate > best_rate:
                 best, best_rate = length, rate
         return ahead[:best]

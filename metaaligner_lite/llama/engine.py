@@ -1,4 +1,4 @@
-"""The engine: one model with its KV cache. Prompt in, text out; the cache stays for the next prompt."""
+"""The engine: one model with its KV cache. Prompts in, texts out; the cache stays for the next ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import TracebackType
 
 from ..errors import ModelError, PromptTooLong
 from ..prompts import Prompt, encode_request
-from .context import Context
-from .decode import GREEDY, Generation, OnText, Sampling, generate
+from .context import NEVER, Context
+from .decode import GREEDY, Generation, OnText, Sampling, Task, generate
 from .draft import Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 
@@ -31,7 +31,7 @@ class Engine:
 
     def run(
         self,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         *,
         max_tokens: int | None = None,
         expected: int = 64,
@@ -40,33 +40,61 @@ class Engine:
         on_text: OnText | None = None,
         copies: Sequence[str] = (),
         adapted: bool = False,
-    ) -> Generation:
-        """Write a continuation of `prompt`.
+    ) -> list[Generation]:
+        """Write a continuation of each prompt, side by side; `on_text` gets the text of the first as it grows.
 
-        At most `max_tokens`; if None, `usual` tokens or what the context has left, but there must be room for
-        `expected` ones. `copies` are texts that it will probably repeat in parts: drafts are taken from them.
+        At most `max_tokens` each; if None, `usual` tokens or what the context has left, but there must be room for
+        `expected` ones. `copies` are texts that will probably be repeated in parts: drafts are taken from them.
         `adapted` lets the adapter act from the edit request on. Raises PromptTooLong, with the numbers, before
         anything is read.
         """
-        tokens, request = encode_request(prompt, self.model)
-        if not tokens:
+        sources = [self.model.encode_text(text) for text in copies]
+        tasks = []
+        for i, prompt in enumerate(prompts):
+            tokens, request = encode_request(prompt, self.model)
+            room = self._room_after(len(tokens), expected if max_tokens is None else max_tokens)
+            tasks.append(
+                Task(
+                    tokens,
+                    min(usual, room) if max_tokens is None else max_tokens,
+                    sampling,
+                    on_text if i == 0 else None,
+                    Drafter(*sources) if sources else None,
+                    request if adapted else NEVER,
+                )
+            )
+        size = sum(len(task.prompt) + task.max_tokens for task in tasks)
+        return generate(self._context_for(size, len(tasks)), tasks)
+
+    def _room_after(self, prompt: int, needed: int) -> int:
+        """Tokens left after a prompt of so many. Raises PromptTooLong if fewer than needed."""
+        if prompt == 0:
             raise ModelError("the prompt is empty")
-        room = self.limit - len(tokens)
-        needed = expected if max_tokens is None else max_tokens
-        if room < needed:
+        if self.limit - prompt < needed:
             advice = (
                 f"raise --ctx-size (the model was trained for {self.model.n_ctx_train:,})"
                 if self.limit < self.model.n_ctx_train
                 else "shorten the text, or use a model with a longer context"
             )
             raise PromptTooLong(
-                f"the prompt is {len(tokens):,} tokens and the text to write needs {needed:,} more, "
+                f"the prompt is {prompt:,} tokens and the text to write needs {needed:,} more, "
                 f"but the context of {self.model.path.name} holds {self.limit:,}; {advice}"
             )
-        most = min(usual, room) if max_tokens is None else max_tokens
-        context = self._context_for(len(tokens) + most)
-        drafter = Drafter(*map(self.model.encode_text, copies)) if copies else None
-        return generate(context, tokens, most, sampling, on_text, drafter, adapted_from=request if adapted else None)
+        return self.limit - prompt
+
+    def _context_for(self, size: int, sequences: int) -> Context:
+        """The context, with room for so much; a larger one takes over what a smaller one holds."""
+        old = self._context
+        if old is None or old.n_ctx < size or len(old.sequences) < sequences:
+            size = max(-(-size // _STEP) * _STEP, old.n_ctx if old else 0)
+            sequences = max(sequences, len(old.sequences) if old else 0)
+            new = Context(self.model, size, threads=self._threads, adapter=self.adapter, sequences=sequences)
+            if old is not None:
+                new.take_over(old)
+                old.close()
+            self._context = new
+            return new
+        return old
 
     def close(self) -> None:
         """Free the cache and the model."""
@@ -82,14 +110,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _context_for(self, size: int) -> Context:
-        if self._context is None or self._context.n_ctx < size:
-            if self._context is not None:
-                self._context.close()
-            grown = min(self.limit, -(-size // _STEP) * _STEP)
-            self._context = Context(self.model, grown, threads=self._threads, adapter=self.adapter)
-        return self._context
 
 
 def open_engine(
