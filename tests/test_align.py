@@ -138,6 +138,8 @@ def test_policy_without_template_is_asked_plainly(tmp_path):
         ({"tensors": False}, FileProblem, "holds a vocabulary and no weights"),
         ({"architecture": "gpt9000"}, ModelError, "unknown model architecture"),
         ({"metadata": {"general.type": "adapter"}}, FileProblem, "is a LoRA adapter, expected a whole model"),
+        ({"epsilon": float("nan")}, FileProblem, "layer_norm_rms_epsilon = nan; it is damaged"),
+        ({"epsilon": -1e-5}, FileProblem, "it is damaged"),
         ({"metadata": {"general.type": "imatrix"}}, FileProblem, "holds a 'imatrix'"),
     ],
 )

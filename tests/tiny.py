@@ -41,6 +41,7 @@ def write_model(
     architecture: str = "llama",
     tensors: bool = True,
     window: int = 0,
+    epsilon: float = 1e-5,
 ) -> Path:
     """A random byte-level Llama (or Gemma 2, with a sliding window) whose ids are special tokens, then bytes."""
     rng = np.random.default_rng(seed)
@@ -55,7 +56,7 @@ def write_model(
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(width // heads)
     writer.add_value_length(width // heads)
-    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_layer_norm_rms_eps(epsilon)
     writer.add_rope_freq_base(10000.0)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     if window:

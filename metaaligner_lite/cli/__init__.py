@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import MalError
-from . import align, convert, doctor, info, objectives, train_lora
+from . import align, convert, data, doctor, info, objectives, train_lora
 
 app = typer.Typer(
     name="mal",
@@ -23,6 +23,7 @@ app.command("align")(align.align)
 app.add_typer(objectives.app, name="objectives")
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
 app.command("train-lora")(train_lora.train_lora)
 app.command("convert")(convert.convert)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mal_convert import ConversionReport
+    from mal_convert import ConversionReport, Preview
 
 _TYPES = "Output types (several at once; --type has all others)"
 
@@ -20,7 +20,9 @@ def _type(name: str, meaning: str) -> Any:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="Model folder with config.json, safetensors and tokenizer.")],
+    source: Annotated[
+        str, typer.Argument(help="Model folder, Hugging Face id, PEFT adapter folder, or unquantized .gguf file.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder, or a .gguf file name for one type. [default: SOURCE]")
     ] = None,
@@ -39,6 +41,12 @@ def convert(
     type_: Annotated[
         list[str] | None, typer.Option("--type", "-t", metavar="NAME", help="Any type of llama.cpp; repeatable.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Folder or Hugging Face id of an adapter's base. [default: the one it names]")
+    ] = None,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="Convert an adapter alone, to be used beside its base.")
+    ] = False,
     pre: Annotated[
         str | None, typer.Option(help="Pre-tokenizer, by llama.cpp's name, if it is not found; checked all the same.")
     ] = None,
@@ -66,32 +74,36 @@ def convert(
         "F32": f32,
     }
     types = [name for name, wanted in flags.items() if wanted] + list(type_ or [])
-    if dry_run:
-        _show_plan(source, out, types, pre, force, as_json)
-        return
+    arguments: dict[str, Any] = {"base": base, "adapter_only": adapter_only, "pre": pre}
     import mal_convert
 
+    if dry_run:
+        _show_plan(mal_convert.preview(source, out, types, **arguments), as_json)
+        return
     with _progress_bar() as progress:
-        report = mal_convert.convert(source, out, types, pre=pre, force=force, verify=not no_verify, progress=progress)
+        report = mal_convert.convert(
+            source, out, types, force=force, verify=not no_verify, progress=progress, **arguments
+        )
     _show(report, as_json)
 
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per stage on stderr, with the share done and the time left."""
+    """One bar per stage on stderr: bytes while writing, tensors while quantizing, the time left."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from .console import talk
+    from .console import human_bytes, talk
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=talk(), transient=True)
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[amount]}"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=talk(), transient=True)
     stages: dict[str, Any] = {}
 
     def tell(what: str, done: int, total: int) -> None:
         bar.start()
         if what not in stages:
-            stages[what] = bar.add_task(what)
-        bar.update(stages[what], completed=done, total=total)
+            stages[what] = bar.add_task(what, amount="")
+        counted = human_bytes if what.startswith("writing") else str
+        bar.update(stages[what], completed=done, total=total, amount=f"{counted(done)} of {counted(total)}")
 
     try:
         yield tell
@@ -103,45 +115,45 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def _show(report: ConversionReport, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from .console import human_bytes, print_json, talk
+    from .console import human_bytes, print_json
 
     if as_json:
         print_json(_plain(asdict(report)))
         return
-    console = talk()
+    checks = {check.type: check for check in report.checks}
     for output in report.outputs:
-        console.print(f"{output.type:8} {human_bytes(output.bytes):>9}  {output.bits_per_weight:.2f} bits per weight")
+        size = f"{human_bytes(output.bytes):>9}  {output.bits_per_weight:5.2f} bits per weight"
+        print(f"{output.type:8}{size}  {output.path}")
+        if (check := checks.get(output.type)) is not None:
+            print(f"{'':8}rounding   " + ", ".join(f"{k} {_share(v)}" for k, v in check.tensor_errors.items()))
+            if check.logits_error is not None and check.agreement is not None:
+                same = f"same likeliest token at {check.agreement:.0%} of positions"
+                print(f"{'':8}logits     {_share(check.logits_error)} from the source's; {same}")
         for remark in output.remarks:
-            console.print(f"         {remark}", style="yellow")
-    console.print(f"{report.parameters:,} parameters, {report.seconds:.1f} s")
-    for output in report.outputs:
-        print(output.path)
+            print(f"{'':8}llama.cpp  {remark}")
+    proved = "token ids, logits and tensors checked against the source" if report.checks else "not verified"
+    print(f"{report.parameters:,} parameters in {report.seconds:.1f} s; {proved}")
 
 
-def _show_plan(source: Path, out: Path | None, types: list[str], pre: str | None, force: bool, as_json: bool) -> None:
-    from mal_convert.job import prepare
+def _share(error: float) -> str:
+    """An error relative to the size of what it is an error of, for people."""
+    return "exact" if error == 0 else f"{error:.2%}" if error >= 1e-4 else f"{error:.0e}"
+
+
+def _show_plan(plan: Preview, as_json: bool) -> None:
+    from dataclasses import asdict
 
     from .console import human_bytes, print_json
 
-    job = prepare(source, out, types, pre=pre, force=force)
     if as_json:
-        print_json(
-            {
-                "architecture": job.architecture.gguf,
-                "parameters": job.parameters,
-                "pre_tokenizer": job.vocabulary.pre[0],
-                "bytes_needed": job.bytes_needed,
-                "outputs": {name: str(path) for name, path in job.outputs.items()},
-                "tensors": [{"name": step.name, "shape": list(step.shape)} for step in job.steps],
-            }
-        )
+        print_json(_plain(asdict(plan)))
         return
-    for step in job.steps:
-        print(f"{step.name:32} {'x'.join(map(str, step.shape)):16} {step.source.name if step.source else 'computed'}")
-    print(f"{job.architecture.gguf}, {job.parameters:,} parameters, pre-tokenizer {job.vocabulary.pre[0]}")
-    for name, path in job.outputs.items():
-        print(f"{name:8} {path}")
-    print(f"needs up to {human_bytes(job.bytes_needed)} while it runs")
+    for tensor in plan.tensors:
+        print(f"{tensor.name:32} {' x '.join(map(str, tensor.shape)):16} {tensor.made_of}")
+    print(f"{plan.architecture}, {plan.parameters:,} parameters; pre-tokenizer {plan.pre_tokenizer or 'none'}")
+    for name, path in plan.outputs.items():
+        print(f"{name:8}{path}")
+    print(f"needs at most {human_bytes(plan.bytes_needed)} of disk while it runs; nothing was written")
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,15 +47,16 @@ def info(
     _print_manifest(facts["manifest"], width)
 
 
-def _print_manifest(manifest: dict[str, object] | None, width: int) -> None:
+def _print_manifest(manifest: dict[str, Any] | None, width: int) -> None:
+    """The manifest in lines; the training settings and metrics, which fill a screen, are left to --json."""
     if manifest is None:
         print(f"{'manifest':{width}}  none: as an aligner it needs --layout")
         return
-    shown = {key: value for key, value in manifest.items() if value}
-    for key, value in shown.items():
-        text = (
-            ", ".join(f"{k}={v}" if key != "objectives" else k for k, v in value.items())
-            if isinstance(value, dict)
-            else value
-        )
-        print(f"{'manifest: ' + key:{width}}  {text}")
+    for key in ("role", "kind", "layout", "objectives", "base", "data", "conversion", "made_by"):
+        value = manifest[key]
+        if isinstance(value, dict):
+            value = ", ".join(value if key == "objectives" else (f"{k} {v}" for k, v in value.items()))
+        if value:
+            print(f"{key:{width}}  {value}")
+    if manifest["recipe"]:
+        print(f"{'training':{width}}  recipe and metrics: see --json")

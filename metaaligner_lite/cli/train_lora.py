@@ -19,7 +19,10 @@ def train_lora(
     data: Annotated[Path, typer.Option(help="Rows with rated answers, JSONL.")],
     out: Annotated[Path, typer.Option(help="Folder to leave the aligner in.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file with the settings; flags override it.")] = None,
-    catalogue: Annotated[Path | None, typer.Option(help="TOML file with objectives of your own.")] = None,
+    objectives_file: Annotated[
+        Path | None,
+        typer.Option("--objectives-file", envvar="MAL_OBJECTIVES", help="A TOML file with objectives of your own."),
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Prompt layout, such as conversation.", rich_help_panel=_RECIPE)
     ] = None,
@@ -71,7 +74,7 @@ def train_lora(
         data,
         out,
         load(recipe, overrides),
-        catalogue=load_catalogue(catalogue),
+        catalogue=load_catalogue(objectives_file),
         progress=Console(),
         strict=strict,
         force=force,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,6 +206,9 @@ def _refuse_unusable(header: GgufHeader) -> None:
         raise FileProblem(f"{header.path} holds a {kind!r}, expected a language model")
     if not header.tensors:
         raise FileProblem(f"{header.path} holds a vocabulary and no weights; expected a whole model")
-    architecture = header.text("general.architecture")
-    if not architecture:
+    if not header.text("general.architecture"):
         raise FileProblem(f"{header.path} names no architecture; convert it again")
+    for key, value in header.metadata.items():
+        # llama.cpp ends the process over these instead of refusing the file.
+        if isinstance(value, float) and (not math.isfinite(value) or (value < 0 and key.endswith("epsilon"))):
+            raise FileProblem(f"{header.path} says {key} = {value}; it is damaged, download or convert it again")
