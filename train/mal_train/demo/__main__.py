@@ -21,22 +21,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mal_train.demo", description="Make the embedded pair anew.")
     parser.add_argument("--out", type=Path, default=Path("runs/pair"))
     parser.add_argument("--recipe", type=Path, default=Path("train/recipes/demo-aligner.toml"))
-    parser.add_argument("--base-minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=1.0, help="how much longer than usual each training runs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     out: Path = options.out
-    data, base, aligner = out / "data", out / "base", out / "aligner"
+    talk, base, aligner = out / "talk", out / "base", out / "aligner"
     policy_file, aligner_file = out / "policy.gguf", out / "aligner.gguf"
+    generate, train_base = ("-m", "mal_train.demo.generate"), ("-m", "mal_train.demo.base")
 
     # 1) Conversations for the policy, rated pairs of answers for the aligner.
-    _step(data / "pairs.jsonl", "-m", "mal_train.demo.generate", "--out", data, "--seed", options.seed)
-    # 2) The policy: a small Llama, from scratch. It answers as weak policies do, and is the aligner's base.
-    chats = data / "chats.jsonl"
-    minutes, seed = options.base_minutes, options.seed
-    _step(base, "-m", "mal_train.demo.base", "--chats", chats, "--out", base, "--minutes", minutes, "--seed", seed)
+    data, copying = out / "data", out / "copying"
+    _step(data, *generate, "--out", data, "--seed", options.seed)
+    _step(copying, *generate, "--out", copying, "--seed", options.seed + 1, "--copying", 0.65, "--pairs", 10)
+    # 2) The policy: a small Llama, from scratch. It answers as weak policies do, and is the aligner's base. First it
+    #    learns to talk; then, on more copying, to look back, which is what an edit mostly does.
+    chats = (data / "chats.jsonl", copying / "chats.jsonl")
+    minutes = options.minutes
+    _step(talk, *train_base, "--chats", chats[0], "--out", talk, "--minutes", 20 * minutes)
+    more = ("--minutes", 14 * minutes, "--lr", 3e-3, "--batch-tokens", 3072)
+    _step(base, *train_base, "--chats", chats[1], "--init", talk, "--out", base, *more)
     # 3) The aligner: MetaAligner's training by LoRA, merged.
-    pairs = data / "pairs.jsonl"
-    _step(aligner, *_MAL, "train-lora", "--base", base, "--data", pairs, "--recipe", options.recipe, "--out", aligner)
+    training = ("--base", base, "--data", data / "pairs.jsonl", "--recipe", options.recipe, "--minutes", 25 * minutes)
+    _step(aligner, *_MAL, "train-lora", *training, "--out", aligner)
     # 4) Both to GGUF, quantized.
     _step(policy_file, *_MAL, "convert", base, "--q4_k_m", "--out", policy_file)
     _step(aligner_file, *_MAL, "convert", aligner / "merged", "--q4_k_m", "--out", aligner_file)

@@ -1,0 +1,348 @@
+"""What does a correction cost, and what does it cost elsewhere? The table of targets, rivals in the same run.
+
+    python bench/pair.py --cache DIR [--shape 1.1b] [--repeat 5] [--llama-server PATH] [--transformers]
+    python bench/pair.py --cache DIR --quick                 (small shapes, one repetition: does the script work?)
+
+Models have a real size and random weights (shapes.py). Edits are replayed (edits.py, contestants.py): the sampler's
+choice is given, so acceptance is that of real edits and cost that of a real model. Every contestant is a process of
+its own; they take turns within each repetition, so that the machine's moods hit all alike, and ratios are taken
+within a repetition before their median is. A correction is what happens between the policy's last token and the
+aligner's last; nothing of the conversation is in any cache before its policy has read it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edits import KINDS, case
+from shapes import SHAPES, build
+
+MAIN = "70s"  # the kind of edit whose policy turn is written out, too
+RIVAL = "two Llamas"
+SERVERS = "two servers, n-gram"
+FOUR = "four sets at once"
+Result = dict[str, Any]
+
+
+class Child:
+    """A contestant in its process."""
+
+    def __init__(self, kind: str, options: dict[str, Any]) -> None:
+        script = Path(__file__).with_name("contestants.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), kind, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def run(self, case: dict[str, Any]) -> Result:
+        assert self._process.stdin
+        print(json.dumps(case), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> Result:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a contestant died; its last words are above")
+        return json.loads(line)
+
+
+def main() -> None:
+    options = parse()
+    files = build(options.shape, options.cache)
+    second = files.model.with_name(f"second-{files.model.name}")  # two models are two files, as in a real pair
+    if not second.exists():
+        shutil.copy(files.model, second)
+    pair = {"policy": str(files.model), "aligner": str(second), "threads": options.threads}
+    tokenizer = Child("Tokenizer", pair)
+    # name: (process, what it is told, on which kinds of edit)
+    children, runs = _contestants(options, pair, str(files.adapter))
+    results: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for turn in range(options.repeat + 1):  # the first round warms up; its times are kept apart, as "cold"
+        for kind in options.kinds:
+            tokens = _tokenized(tokenizer, kind, turn)
+            order = [name for name, (_, _, kinds) in runs.items() if kind in kinds]
+            for name in order[turn % len(order) :] + order[: turn % len(order)]:
+                child, mode, _ = runs[name]
+                result = _run(children[child], tokens, mode, policy=kind == MAIN)
+                results[kind][name].append(result)
+                if mode == "draft" and child == "shared":
+                    _floor(children[child], tokens, result)
+                print(f"  {turn} {kind:<5}{name:<28}{result['correction']:8.2f} s", file=sys.stderr, flush=True)
+        if options.sets:
+            _sets(tokenizer, children, turn, results["sets"])
+    for child in (tokenizer, *children.values()):
+        child.close()
+    report(options, results)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the models (1.1b: 1.3 GB)")
+    parser.add_argument("--shape", choices=SHAPES, default="1.1b")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for all contestants alike")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--quick", action="store_true", help="small models, one repetition")
+    parser.add_argument("--no-sets", dest="sets", action="store_false", help="leave out the four objective sets")
+    parser.add_argument("--no-rivals", dest="rivals", action="store_false", help="ours alone")
+    parser.add_argument("--transformers", action="store_true", help="with transformers generate in bfloat16 (slow)")
+    parser.add_argument("--llama-server", default=shutil.which("llama-server"), help="a llama-server binary")
+    parser.add_argument(
+        "--speculation",
+        default="--spec-type ngram-simple --spec-ngram-simple-size-n 3 --spec-ngram-simple-size-m 8",
+        help="options of llama-server that turn its n-gram speculation on",
+    )
+    options = parser.parse_args()
+    if options.quick:
+        options.shape, options.repeat = "small", 1
+    return options
+
+
+def _contestants(
+    options: argparse.Namespace, pair: dict[str, Any], adapter: str
+) -> tuple[dict[str, Child], dict[str, tuple[str, str, tuple[str, ...]]]]:
+    children = {"shared": Child("Ours", pair | {"adapter": adapter}), "merged": Child("Ours", pair)}
+    runs = {
+        "shared base": ("shared", "draft", KINDS),
+        "shared base, no drafts": ("shared", "plain", KINDS),
+        "merged pair": ("merged", "draft", KINDS),
+        "merged pair, no drafts": ("merged", "plain", KINDS),
+    }
+    if options.sets:
+        children["sets"] = Child("Ours", pair | {"adapter": adapter})
+    if options.rivals:
+        children["llamas"] = Child("TwoLlamas", pair)
+        children["llamas default"] = Child("TwoLlamas", pair | {"threads": 0})
+        runs[RIVAL] = ("llamas", "", KINDS)
+        runs["two Llamas, default threads"] = ("llamas default", "", (MAIN,))
+        for tokens in (2, 10):
+            children[f"lookup{tokens}"] = Child("TwoLlamas", pair | {"lookup": tokens})
+            runs[f"two Llamas, lookup {tokens}"] = (f"lookup{tokens}", "", (MAIN, "70w", "real"))
+    if options.transformers:
+        children["transformers"] = Child("Transformers", pair | {"shape": asdict(SHAPES[options.shape])})
+        runs["transformers"] = ("transformers", "", (MAIN,))
+    if options.rivals and options.llama_server:
+        for name, speculation in ((SERVERS, options.speculation.split()), ("two servers", [])):
+            children[name] = Child("TwoServers", pair | {"server": options.llama_server, "speculation": speculation})
+            runs[name] = (name, "", (MAIN, "70w", "real"))
+        runs["two servers, no grammar"] = ("two servers", "free", (MAIN,))
+    elif options.rivals:
+        print("llama-server: skipped, no binary (--llama-server PATH)", file=sys.stderr)
+    return children, runs
+
+
+def _tokenized(tokenizer: Child, kind: str, turn: int, sets: int = 1) -> dict[str, Any]:
+    replayed = asdict(case(kind, turn, sets=sets))
+    return replayed | tokenizer.run(replayed)
+
+
+def _run(child: Child, tokens: dict[str, Any], mode: str, *, policy: bool) -> Result:
+    result = child.run(tokens | {"mode": mode, "policy": policy})
+    if not result["same"] and mode != "free":
+        raise SystemExit(f"{mode}: other tokens came out than were recorded")
+    answer, edit = len(tokens["answer_tokens"]) - 1, len(tokens["edit_tokens"][0]) - 1
+    return result | {
+        "policy_written": policy,
+        "query_tokens": len(tokens["policy_prompt"]),
+        "answer_tokens": answer,
+        "request_tokens": len(tokens["aligner_prompts"][0]) - tokens["request_at"],
+        "edit_tokens": edit,
+    }
+
+
+def _floor(child: Child, tokens: dict[str, Any], result: Result) -> None:
+    """Replay the batches of a run of the shared base without our loop; the floor goes into its result."""
+    batches = result["batches"]
+    begun = next(i for i, (_, written, _) in enumerate(batches) if written) + 1
+    floor = child.run(tokens | {"mode": "floor", "verify": [(size, written) for size, written, _ in batches[begun:]]})
+    result["floor"] = {part: floor[part] for part in ("policy", "request", "edit")}
+
+
+def _sets(tokenizer: Child, children: dict[str, Child], turn: int, results: dict[str, list[Result]]) -> None:
+    tokens = _tokenized(tokenizer, MAIN, turn, sets=4)
+    wanted = {FOUR: ("sets", "draft"), "four runs": ("shared", "each"), "four runs, two Llamas": ("llamas", "")}
+    for name, (child, mode) in wanted.items():
+        if child in children:
+            results[name].append(_run(children[child], tokens, mode, policy=False))
+            print(f"  {turn} sets {name:<28}{results[name][-1]['correction']:8.2f} s", file=sys.stderr, flush=True)
+
+
+def report(options: argparse.Namespace, results: dict[str, dict[str, list[Result]]]) -> None:
+    summary: dict[str, Any] = {}
+    print(f"{'edit':<6}{'contestant':<30}{'first s':>9}{'corr. s':>9}{'ratio':>7}{'pair s':>8}{'ratio':>7}", end="")
+    print(f"{'t/decode':>10}{'accepted':>10}{'loop':>7}{'peak MB':>9}{'cold s':>8}")
+    for kind, contestants in results.items():
+        rivals = contestants.get(RIVAL) or contestants.get("four runs, two Llamas")
+        for name, runs in contestants.items():
+            row = _row(runs, rivals)
+            summary.setdefault(kind, {})[name] = row
+            cells = [f"{kind:<6}{name:<30}"]
+            formats = {"first": "9.2f", "correction": "9.2f", "correction_ratio": "7.2f", "pair": "8.2f"}
+            formats |= {"pair_ratio": "7.2f", "tokens_per_decode": "10.2f", "accepted": "10.0%", "loop": "7.1%"}
+            formats |= {"rss_mb": "9.0f", "cold": "8.2f"}
+            for key, form in formats.items():
+                value = row.get(key)
+                cells.append(f"{value:{form}}" if value is not None else f"{'':{form.split('.')[0]}}")
+            print("".join(cells))
+    targets = _targets(summary, results)
+    print()
+    for target in targets:
+        print(f"{target['what']:<72}{target['wanted']:>8}{target['got']:>8.3f}  {'yes' if target['reached'] else 'NO'}")
+    document = {
+        "bench": "pair",
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": _machine(options.threads),
+        "shape": options.shape,
+        "repeat": options.repeat,
+        "targets": targets,
+        "batch_costs": _batch_costs(results),
+        "results": summary,
+    }
+    print(json.dumps(document))
+
+
+def _row(runs: list[Result], rivals: list[Result] | None) -> dict[str, Any]:
+    cold, *warm = runs
+    row: dict[str, Any] = {"correction": _median(warm, "correction"), "cold": cold["correction"]}
+    row["rss_mb"] = runs[-1]["rss_mb"]
+    for key in ("query_tokens", "answer_tokens", "edit_tokens", "request_tokens"):
+        row[key] = _median(warm, key)
+    if "first" in cold:
+        row["first"] = _median(warm, "first")
+    written = cold["policy_written"] and "policy" in cold
+    if written:
+        row["policy"] = _median(warm, "policy")
+        row["pair"] = statistics.median(run["policy"] + run["correction"] for run in warm)
+    if "batches" in cold:
+        row["loop"] = statistics.median(1 - run["decode"] / run["correction"] for run in warm)
+        row["tokens_per_decode"] = statistics.median(_tokens_per_decode(run) for run in warm)
+        if "policy_decode" in cold and written:
+            row["policy_loop"] = statistics.median(1 - run["policy_decode"] / run["policy"] for run in warm)
+    if drafted := sum(run.get("drafted", 0) for run in warm):
+        row["accepted"] = sum(run["accepted"] for run in warm) / drafted
+    if "floor" in cold:
+        row["floor"] = {part: statistics.median(run["floor"][part] for run in warm) for part in cold["floor"]}
+        if written:
+            row["pair_to_floor"] = statistics.median(
+                (run["policy"] + run["correction"]) / (run["floor"]["policy"] + run["floor"]["edit"]) for run in warm
+            )
+    if rivals:
+        pairs = list(zip(warm, rivals[1:], strict=True))
+        row["correction_ratio"] = statistics.median(mine["correction"] / its["correction"] for mine, its in pairs)
+        if "first" in cold and "first" in rivals[0]:
+            row["first_ratio"] = statistics.median(mine["first"] / its["first"] for mine, its in pairs)
+        if written:
+            row["pair_ratio"] = statistics.median(
+                (mine["policy"] + mine["correction"]) / (its["policy"] + its["correction"]) for mine, its in pairs
+            )
+    return row
+
+
+def _tokens_per_decode(run: Result) -> float:
+    """Of the edit's own decodes; its first token comes from the last decode of the request."""
+    writing = [written for _, written, _ in run["batches"] if written]
+    return (sum(writing) - 1) / max(1, len(writing) - 1)
+
+
+def _median(runs: list[Result], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def _targets(summary: dict[str, Any], results: dict[str, dict[str, list[Result]]]) -> list[dict[str, Any]]:
+    """The targets of the issue, as far as this run measured them."""
+    targets: list[dict[str, Any]] = []
+
+    def check(what: str, wanted: float, got: float | None) -> None:
+        if got is not None:
+            targets.append({"what": what, "wanted": round(wanted, 3), "got": round(got, 3), "reached": got <= wanted})
+
+    def ratio(kind: str, name: str, key: str) -> float | None:
+        value = summary.get(kind, {}).get(name, {}).get(key)
+        return None if value is None else float(value)
+
+    def within(kind: str, name: str, other: str) -> float | None:
+        return _against(results, kind, name, other)
+
+    shared, merged = "shared base", "merged pair"
+    check("first aligned token, shared base, to two Llamas", 1 / 10, ratio(MAIN, shared, "first_ratio"))
+    for kind in (MAIN, "70w", "real"):
+        check(f"correction, {kind}, shared base, to two Llamas", 1 / 3, ratio(kind, shared, "correction_ratio"))
+        check(f"correction, {kind}, merged pair, to two Llamas", 1 / 2, ratio(kind, merged, "correction_ratio"))
+    for name in (shared, merged):
+        check(f"correction, 0 % copied, {name}, to two Llamas", 1.02, ratio("0", name, "correction_ratio"))
+        check(f"correction, 0 % copied, {name}, to no drafts", 1.02, within("0", name, f"{name}, no drafts"))
+    check("four sets at once, to four runs of ours", 1 / 2, within("sets", FOUR, "four runs"))
+    check("four sets at once, to four runs of two Llamas", 1 / 2, ratio("sets", FOUR, "correction_ratio"))
+    ours, theirs = ratio(MAIN, shared, "rss_mb"), ratio(MAIN, RIVAL, "rss_mb")
+    check("peak memory, shared base, to two Llamas", 0.55, ours / theirs if ours and theirs else None)
+    for name in (shared, merged):
+        check(f"correction, {MAIN}, {name}, to two llama-servers", 2 / 3, within(MAIN, name, SERVERS))
+    check("whole pair, shared base, to the floor of bare llama_decode", 1.10, ratio(MAIN, shared, "pair_to_floor"))
+    check("time outside llama_decode, correction, shared base", 0.03, ratio(MAIN, shared, "loop"))
+    check("time outside llama_decode, policy, shared base", 0.03, ratio(MAIN, shared, "policy_loop"))
+    return targets
+
+
+def _against(results: dict[str, dict[str, list[Result]]], kind: str, name: str, other: str) -> float | None:
+    mine, its = results.get(kind, {}).get(name), results.get(kind, {}).get(other)
+    if not mine or not its:
+        return None
+    return statistics.median(a["correction"] / b["correction"] for a, b in zip(mine[1:], its[1:], strict=True))
+
+
+def _batch_costs(results: dict[str, dict[str, list[Result]]]) -> dict[int, float]:
+    """Milliseconds of an llama_decode by the number of its tokens, over all of our runs of one text."""
+    seconds: dict[int, list[float]] = defaultdict(list)
+    for kind, contestants in results.items():
+        for name in ("shared base", "merged pair") if kind != "sets" else ():
+            for run in contestants.get(name, [])[1:]:
+                for size, written, taken in run["batches"]:
+                    if written:
+                        seconds[size].append(taken)
+    return {size: round(1000 * statistics.median(taken), 3) for size, taken in sorted(seconds.items())}
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    processor = platform.processor()
+    flags: list[str] = []
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        label, _, value = line.partition(":")
+        if label.strip() == "model name":
+            processor = value.strip()
+        elif label.strip() == "flags":
+            flags = sorted(flag for flag in value.split() if flag.startswith(("avx512f", "avx512_bf16", "amx", "avx2")))
+            break
+    return {
+        "processor": processor,
+        "flags": flags,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_before": os.getloadavg(),
+        "llama-cpp-python": version("llama-cpp-python"),
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""The architectures this package converts, as data: names, tensors with their shapes, and what changes on the way.
+
+To add one: an `Architecture` below, its metadata in metadata.py if it has keys of its own, its forward pass in
+reference.py if it computes something new, a row in tests/convert_models.py. The tests then compare it with
+transformers and with llama.cpp's own converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from metaaligner_lite.errors import ModelError
+
+from .config import Config
+
+Shapes = Mapping[str, tuple[str, ...]]  # tensor name -> names of its dimensions
+
+_ATTENTION: Shapes = {
+    "self_attn.q_proj.weight": ("q", "hidden"),
+    "self_attn.k_proj.weight": ("kv", "hidden"),
+    "self_attn.v_proj.weight": ("kv", "hidden"),
+    "self_attn.o_proj.weight": ("hidden", "q"),
+}
+_MLP: Shapes = {
+    "mlp.gate_proj.weight": ("ff", "hidden"),
+    "mlp.up_proj.weight": ("ff", "hidden"),
+    "mlp.down_proj.weight": ("hidden", "ff"),
+}
+_NORMS: Shapes = {"input_layernorm.weight": ("hidden",), "post_attention_layernorm.weight": ("hidden",)}
+_QKV_BIAS: Shapes = {f"self_attn.{p}_proj.bias": (d,) for p, d in (("q", "q"), ("k", "kv"), ("v", "kv"))}
+_HEAD_NORMS: Shapes = {"self_attn.q_norm.weight": ("head",), "self_attn.k_norm.weight": ("head",)}
+_SANDWICH_NORMS: Shapes = {
+    **_NORMS,
+    "pre_feedforward_layernorm.weight": ("hidden",),
+    "post_feedforward_layernorm.weight": ("hidden",),
+}
+
+
+_FUSED: Shapes = {
+    "self_attn.qkv_proj.weight": ("qkv", "hidden"),
+    "self_attn.o_proj.weight": ("hidden", "q"),
+    "mlp.gate_up_proj.weight": ("ff2", "hidden"),
+    "mlp.down_proj.weight": ("hidden", "ff"),
+}
+_SILU = {"hidden_act": ("silu", "swish")}
+_GELU = {"hidden_activation": ("gelu_pytorch_tanh",)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family: its name in GGUF and in config.json, its tensors, its differences from the plain Llama."""
+
+    gguf: str
+    hf: tuple[str, ...]
+    layer: Shapes
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of the transformers config class
+    requires: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # config key -> values llama.cpp computes
+    biases: Mapping[str, Shapes] = field(default_factory=dict)  # config flag -> tensors it adds
+    interleaved_rotary: bool = False  # llama.cpp rotates neighbouring rows: q and k rows are permuted
+    norm_plus_one: bool = False  # norms store weight - 1
+    scaled_embedding: bool = False  # embeddings are multiplied by the root of their width
+    gelu: bool = False  # tanh-approximated GELU in place of SiLU
+    full_attention_every: int = 1  # every n-th layer attends to everything, the others to a sliding window
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        "llama",
+        ("LlamaForCausalLM", "LLaMAForCausalLM"),
+        {**_NORMS, **_ATTENTION, **_MLP},
+        {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu"},
+        _SILU,
+        {
+            "attention_bias": {**_QKV_BIAS, "self_attn.o_proj.bias": ("hidden",)},
+            "mlp_bias": {f"mlp.{p}_proj.bias": (d,) for p, d in (("gate", "ff"), ("up", "ff"), ("down", "hidden"))},
+        },
+        interleaved_rotary=True,
+    ),
+    Architecture(
+        "llama",
+        ("MistralForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_MLP},
+        {"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "num_key_value_heads": 8, "hidden_act": "silu"},
+        _SILU,
+        interleaved_rotary=True,
+    ),
+    Architecture(
+        "qwen2",
+        ("Qwen2ForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_QKV_BIAS, **_MLP},
+        {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32, "hidden_act": "silu"},
+        {**_SILU, "use_sliding_window": (None, False)},
+    ),
+    Architecture(
+        "qwen3",
+        ("Qwen3ForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_HEAD_NORMS, **_MLP},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 32,
+            "head_dim": 128,
+            "hidden_act": "silu",
+        },
+        {**_SILU, "use_sliding_window": (None, False), "attention_bias": (None, False)},
+    ),
+    Architecture(
+        "gemma2",
+        ("Gemma2ForCausalLM",),
+        {**_SANDWICH_NORMS, **_ATTENTION, **_MLP},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 8192,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "tie_word_embeddings": True,
+        },
+        {**_GELU, "attention_bias": (None, False), "tie_word_embeddings": (True,)},
+        norm_plus_one=True,
+        scaled_embedding=True,
+        gelu=True,
+        full_attention_every=2,
+    ),
+    Architecture(
+        "gemma3",
+        ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        {**_SANDWICH_NORMS, **_ATTENTION, **_HEAD_NORMS, **_MLP},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 131072,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+            "rope_theta": 1_000_000.0,
+            "rope_local_base_freq": 10_000.0,
+            "vocab_size": 262208,
+            "tie_word_embeddings": True,
+        },
+        {
+            **_GELU,
+            "attention_bias": (None, False),
+            "attn_logit_softcapping": (None,),
+            "sliding_window_pattern": (None, 6),
+            "use_bidirectional_attention": (None, False),
+        },
+        norm_plus_one=True,
+        scaled_embedding=True,
+        gelu=True,
+        full_attention_every=6,
+    ),
+    Architecture(
+        "phi3",
+        ("Phi3ForCausalLM",),
+        {**_NORMS, **_FUSED},
+        {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+            "partial_rotary_factor": 1.0,
+            "hidden_act": "silu",
+        },
+        {**_SILU, "head_dim": (None,), "attention_bias": (None, False)},
+    ),
+)
+
+# Layers of the models whose attention llama.cpp scales by the model's width instead of the head's.
+_SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
+
+
+def find(raw: Mapping[str, Any]) -> tuple[Architecture, Config]:
+    """The architecture a config.json names, and its values with defaults.
+
+    Raises ModelError, naming what there is, for an unknown one or a variant that llama.cpp computes differently.
+    """
+    names = raw.get("architectures")
+    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    for architecture in ARCHITECTURES:
+        if named in architecture.hf:
+            inner = raw.get("text_config")
+            values = {**raw, **inner} if isinstance(inner, Mapping) else raw
+            config = Config(values, architecture.defaults)
+            _refuse_variants(architecture, config)
+            return architecture, config
+    known = ", ".join(sorted({name for architecture in ARCHITECTURES for name in architecture.hf}))
+    what = f"{named!r} is" if named else "none named in config.json is"
+    raise ModelError(f"the architecture {what} not supported; supported are {known}")
+
+
+def _refuse_variants(architecture: Architecture, config: Config) -> None:
+    """Raise ModelError for settings under which llama.cpp would compute something else."""
+    for key, allowed in architecture.requires.items():
+        if (found := config.value(key)) not in allowed:
+            wanted = " or ".join(str(value) for value in allowed)
+            raise ModelError(f"config.json: {key} is {found!r}; llama.cpp's {architecture.gguf} has only {wanted}")
+    if "quantization_config" in config.raw:
+        raise ModelError("the checkpoint is quantized already (quantization_config); convert the original one")
+    every, kinds = architecture.full_attention_every, config.value("layer_types")
+    expected = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(config.layers)]
+    if kinds is not None and kinds != expected and config.value("sliding_window") is not None:
+        raise ModelError(f"config.json: layer_types differ from llama.cpp's {architecture.gguf}: full every {every}")
+    if config.value("query_pre_attn_scalar") is not None:
+        by_width = _SCALED_BY_WIDTH.get(architecture.gguf) == config.layers
+        llama_cpp = config.hidden // config.heads if by_width else config.head_dim
+        if config.real("query_pre_attn_scalar") != llama_cpp:
+            raise ModelError(
+                f"config.json: query_pre_attn_scalar is {config.value('query_pre_attn_scalar')}, "
+                f"llama.cpp's {architecture.gguf} of {config.layers} layers uses {llama_cpp}"
+            )
+
+
+def text_name(name: str) -> str | None:
+    """A tensor's name in the text model alone; None for the vision parts of a model that has both."""
+    if name.startswith(
+        ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+    ):
+        return None
+    for prefix, plain in (("language_model.", ""), ("model.language_model.", "model.")):
+        if name.startswith(prefix):
+            return plain + name.removeprefix(prefix)
+    return name
+
+
+def dimensions(config: Config) -> dict[str, int]:
+    """The sizes that shapes are made of."""
+    head = config.head_dim
+    return {
+        "hidden": config.hidden,
+        "ff": config.integer("intermediate_size"),
+        "head": head,
+        "q": head * config.heads,
+        "kv": head * config.kv_heads,
+        "qkv": head * (config.heads + 2 * config.kv_heads),
+        "ff2": 2 * config.integer("intermediate_size"),
+    }
+
+
+def expected_tensors(architecture: Architecture, config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of every tensor a model must have, embeddings and output head aside."""
+    sizes = dimensions(config)
+    layer = dict(architecture.layer)
+    for flag, extra in architecture.biases.items():
+        if config.flag(flag):
+            layer |= extra
+    for i in range(config.layers):
+        for name, shape in layer.items():
+            yield f"model.layers.{i}.{name}", tuple(sizes[size] for size in shape)
+    yield "model.norm.weight", (sizes["hidden"],)

@@ -1,0 +1,163 @@
+"""llama.cpp for checking what was written: token ids, logits, a greedy run. Quiet, on the CPU, in full precision."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaaligner_lite.errors import ModelError
+from metaaligner_lite.llama.library import library
+
+from .checkpoint import F32
+
+_ERROR, _CONTINUED = 3, 5  # GGML_LOG_LEVEL_*
+_STRING_OVERRIDE = 3  # LLAMA_KV_OVERRIDE_TYPE_STR
+_GGML_F32 = 0
+_SMALL = 50_000_000  # parameters; below, threads wait for each other longer than they compute
+
+
+@contextmanager
+def listening(on_line: Callable[[str], None] | None = None) -> Iterator[list[str]]:
+    """Collect llama.cpp's error lines, pass every finished line to `on_line`, and print nothing."""
+    lib = library()
+    errors: list[str] = []
+    level_now, pending = _CONTINUED, ""
+
+    @lib.llama_log_callback  # type: ignore[untyped-decorator]
+    def hear(level: int, text: bytes, _: Any) -> None:
+        nonlocal level_now, pending
+        level_now = level_now if level == _CONTINUED else level
+        pending += text.decode("utf-8", errors="replace")
+        if pending.endswith("\n"):
+            line, pending = pending.strip(), ""
+            if line and level_now == _ERROR:
+                errors.append(line)
+            if line and on_line:
+                on_line(line)
+
+    before, data = lib.llama_log_callback(), ctypes.c_void_p()
+    lib.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    lib.llama_log_set(hear, None)
+    try:
+        yield errors
+    finally:
+        lib.llama_log_set(before, data)
+
+
+class LoadedModel:
+    """A GGUF file open in llama.cpp."""
+
+    def __init__(self, lib: Any, model: Any) -> None:
+        self.lib, self.model = lib, model
+        self.vocab = lib.llama_model_get_vocab(model)
+        self.low_rank: Any = None
+        self.size: int = lib.llama_vocab_n_tokens(self.vocab)
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`."""
+        raw = text.encode()
+        room = len(raw) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, add_special, parse_special)
+        if count < 0:
+            raise ModelError(f"llama.cpp needs {-count} tokens for a text of {len(raw)} bytes")
+        return list(ids[:count])
+
+    def logits(self, ids: Sequence[int], *, last_only: bool = False) -> F32:
+        """Logits after each of `ids`, shape (len(ids), vocabulary), or (1, vocabulary) after the last."""
+        with self._context(len(ids)) as context:
+            return self._decode(context, ids, 0, last_only)
+
+    def greedy(self, ids: Sequence[int], steps: int) -> list[int]:
+        """The `steps` likeliest tokens after `ids`, one by one."""
+        written: list[int] = []
+        with self._context(len(ids) + steps) as context:
+            position, feed = 0, list(ids)
+            while len(written) < steps:
+                row = self._decode(context, feed, position, True)[0]
+                position, feed = position + len(feed), [int(row.argmax())]
+                written += feed
+        return written
+
+    @contextmanager
+    def adapter(self, path: Path) -> Iterator[None]:
+        """Run with an adapter file, on every token."""
+        with listening() as errors:
+            self.low_rank = self.lib.llama_adapter_lora_init(self.model, os.fsencode(path))
+            if not self.low_rank:
+                raise ModelError(f"llama.cpp cannot open the adapter file: {_first(errors)}")
+        try:
+            yield
+        finally:
+            self.lib.llama_adapter_lora_free(self.low_rank)
+            self.low_rank = None
+
+    @contextmanager
+    def _context(self, length: int) -> Iterator[Any]:
+        lib = self.lib
+        params = lib.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = max(length, 32)
+        small = lib.llama_model_n_params(self.model) < _SMALL
+        params.n_threads = params.n_threads_batch = 1 if small else os.cpu_count() or 1
+        params.type_k = params.type_v = _GGML_F32
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.offload_kqv = params.op_offload = False
+        with listening() as errors:
+            context = lib.llama_init_from_model(self.model, params)
+            if not context:
+                raise ModelError(f"llama.cpp cannot run the converted file: {_first(errors)}")
+            try:
+                if self.low_rank:
+                    adapters = (lib.llama_adapter_lora_p_ctypes * 1)(self.low_rank)
+                    lib.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))
+                yield context
+            finally:
+                lib.llama_free(context)
+
+    def _decode(self, context: Any, ids: Sequence[int], position: int, last_only: bool) -> F32:
+        lib = self.lib
+        batch = lib.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position + i, 1
+                batch.seq_id[i][0] = 0
+                batch.logits[i] = i == len(ids) - 1 or not last_only
+            if status := lib.llama_decode(context, batch):
+                raise ModelError(f"llama.cpp cannot run the converted file: llama_decode returned {status}")
+            rows = 1 if last_only else len(ids)
+            return np.ctypeslib.as_array(lib.llama_get_logits(context), (rows, self.size)).copy()
+        finally:
+            lib.llama_batch_free(batch)
+
+
+@contextmanager
+def opened(path: Path, *, vocab_only: bool = False, pre: str = "") -> Iterator[LoadedModel]:
+    """Open a GGUF file; `pre` replaces its pre-tokenizer. Raises ModelError with llama.cpp's own words."""
+    lib = library()
+    params = lib.llama_model_default_params()
+    params.vocab_only, params.n_gpu_layers = vocab_only, 0
+    params.use_extra_bufts = False  # some builds crash on AMX, and repacking changes rounding
+    overrides = (lib.llama_model_kv_override * 2)()
+    if pre:
+        overrides[0].tag, overrides[0].key = _STRING_OVERRIDE, b"tokenizer.ggml.pre"
+        overrides[0].value.val_str = pre.encode()
+        params.kv_overrides = overrides
+    with listening() as errors:
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not model:
+            raise ModelError(f"llama.cpp cannot open the converted file: {_first(errors)}")
+        try:
+            yield LoadedModel(lib, model)
+        finally:
+            lib.llama_model_free(model)
+
+
+def _first(errors: list[str]) -> str:
+    return errors[0] if errors else "it does not say why"

@@ -1,0 +1,172 @@
+"""A model's GGUF metadata: who made it, its sizes, its tokenizer, the manifest. Key names: ggml docs/gguf.md."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from metaaligner_lite import manifest
+from metaaligner_lite.errors import FileProblem, ModelError
+
+from .architectures import Architecture
+from .checkpoint import read_optional_json
+from .config import Config
+from .vocab import Vocabulary
+
+
+def describe(
+    about: gguf.Metadata, architecture: Architecture, config: Config, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Every metadata key of a model but the file type, ready for GGUFWriter."""
+    writer = gguf.GGUFWriter(None, architecture.gguf)
+    writer.add_type(gguf.GGUFType.MODEL)
+    about.set_gguf_meta_model(writer)
+    _FAMILIES[architecture.gguf](writer, config)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    vocabulary.add_to(writer)
+    return dict(writer.kv_data[0])
+
+
+def identity(folder: Path, parameters: int, base: str = "") -> gguf.Metadata:
+    """Name, licence, base model and sampling defaults, from the model card, the configs and the folder's name.
+
+    `parameters` is negative for an adapter. A `base` on the Hub is named if the model card names none.
+    """
+    try:
+        about = gguf.Metadata.load(None, folder.resolve(), None, parameters)
+    except Exception as error:  # gguf-py lets whatever its YAML and JSON parsers meet escape
+        raise FileProblem(f"model card or config in {folder} cannot be read: {error}; mend or remove it") from error
+    about.name = about.name or folder.resolve().name
+    if parameters > 0:  # an adapter's own size says little
+        about.size_label = about.size_label or gguf.size_label(parameters, parameters, 0, 0)
+    if not about.base_models and re.fullmatch(r"[\w-]+/[\w.-]+", base):
+        owner, _, name = base.partition("/")
+        url = f"https://huggingface.co/{base}"
+        about.base_models = [{"name": gguf.Metadata.id_to_title(name), "organization": owner, "repo_url": url}]
+    penalty = read_optional_json(folder / "generation_config.json").get("repetition_penalty")
+    if about.sampling_penalty_repeat is None and isinstance(penalty, float):
+        about.sampling_penalty_repeat = penalty
+    return about
+
+
+def with_manifest(fields: Mapping[str, Any], made: manifest.Manifest) -> dict[str, Any]:
+    """The same metadata with the manifest in it."""
+    writer = gguf.GGUFWriter(None, "")
+    writer.add_string(manifest.GGUF_KEY, made.to_json())
+    return {**fields, manifest.GGUF_KEY: writer.kv_data[0][manifest.GGUF_KEY]}
+
+
+def with_file_type(fields: Mapping[str, Any], file_type: gguf.LlamaFileType) -> dict[str, Any]:
+    """The same metadata with the file type in it."""
+    writer = gguf.GGUFWriter(None, "")
+    writer.add_file_type(int(file_type))
+    key = gguf.Keys.General.FILE_TYPE
+    return {**fields, key: writer.kv_data[0][key]}
+
+
+def _common(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_block_count(config.layers)
+    writer.add_context_length(config.integer("max_position_embeddings"))
+    writer.add_embedding_length(config.hidden)
+    writer.add_feed_forward_length(config.integer("intermediate_size"))
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_layer_norm_rms_eps(config.real("rms_norm_eps"))
+
+
+def _rotary(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Base frequency, and how positions are stretched; Llama 3's way is a tensor (plan.rope_factors)."""
+    rope = config.rope_config()
+    writer.add_rope_freq_base(rope.real("rope_theta"))
+    kind = str(rope.value("rope_type")).lower()
+    if kind in ("default", "llama3"):
+        return
+    if kind not in ("linear", "yarn"):
+        raise ModelError(f"the rope scaling {kind!r} is not supported here; supported are linear, yarn, llama3")
+    writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+    writer.add_rope_scaling_factor(rope.real("factor"))
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope.integer("original_max_position_embeddings"))
+        for key, add in (
+            ("attention_factor", writer.add_rope_scaling_yarn_attn_factor),
+            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+        ):
+            if rope.value(key) is not None:
+                add(rope.real(key))
+
+
+def _head_sizes(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+
+
+def _llama(writer: gguf.GGUFWriter, config: Config) -> None:
+    _common(writer, config)
+    _rotary(writer, config)
+    _head_sizes(writer, config)
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(config.head_dim)
+
+
+def _qwen2(writer: gguf.GGUFWriter, config: Config) -> None:
+    _common(writer, config)
+    _rotary(writer, config)
+
+
+def _qwen3(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen2(writer, config)
+    _head_sizes(writer, config)
+
+
+def _gemma2(writer: gguf.GGUFWriter, config: Config) -> None:
+    _common(writer, config)
+    _head_sizes(writer, config)
+    rope = config.rope_config()
+    if (rope.real("rope_theta"), rope.value("rope_type")) != (10000.0, "default"):
+        _rotary(writer, config)
+    writer.add_attn_logit_softcapping(config.real("attn_logit_softcapping"))
+    writer.add_final_logit_softcapping(config.real("final_logit_softcapping"))
+    writer.add_sliding_window(config.integer("sliding_window"))
+
+
+def _gemma3(writer: gguf.GGUFWriter, config: Config) -> None:
+    _common(writer, config)
+    _rotary(writer, config)
+    _head_sizes(writer, config)
+    writer.add_rope_freq_base_swa(config.rope_config().real("sliding_theta"))
+    if config.value("final_logit_softcapping") is not None:
+        writer.add_final_logit_softcapping(config.real("final_logit_softcapping"))
+    writer.add_sliding_window(config.integer("sliding_window"))
+
+
+def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Phi-3's long contexts: factors per frequency (plan.rope_factors) and one for the attention's temperature."""
+    _common(writer, config)
+    rope = config.rope_config()
+    original = rope.integer("original_max_position_embeddings")
+    writer.add_rope_scaling_orig_ctx_len(original)
+    writer.add_rope_dimension_count(config.rotary_dim)
+    writer.add_rope_freq_base(rope.real("rope_theta"))
+    writer.add_sliding_window(0 if config.value("sliding_window") is None else config.integer("sliding_window"))
+    kind = str(rope.value("rope_type")).lower()
+    if kind == "longrope":
+        scale = config.integer("max_position_embeddings") / original
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0)
+    elif kind != "default":
+        raise ModelError(f"the rope scaling {kind!r} is not supported for phi3; supported is longrope")
+
+
+_FAMILIES: Mapping[str, Callable[[gguf.GGUFWriter, Config], None]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "phi3": _phi3,
+}

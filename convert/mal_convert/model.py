@@ -1,0 +1,123 @@
+"""The model to convert, as its files describe it: a folder, or an adapter over one. Tensors by name, no data read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaaligner_lite.errors import ModelError
+
+from .adapter import Adapter, LowRank, is_adapter, read_adapter
+from .architectures import Architecture, find, text_name
+from .checkpoint import SourceTensor, open_checkpoint
+from .config import Config
+from .hub import locate
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_COMPARED = 64  # rows of an output head that config.json calls tied
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's config and tensors, by their names in the text model alone; `low_rank` is to be merged into them.
+
+    `folder` names it and may hold a manifest; `tokenizer` holds the tokenizer files; `dtype` is what its matrices
+    are stored in: F32, F16 or BF16.
+    """
+
+    folder: Path
+    tokenizer: Path
+    architecture: Architecture
+    config: Config
+    tensors: Mapping[str, SourceTensor]
+    low_rank: Mapping[str, LowRank]
+    dtype: str
+    base: str = ""  # the adapter's base
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head is the embedding."""
+        return self.config.flag("tie_word_embeddings")
+
+
+def open_model(folder: Path, base: str | None = None) -> Model:
+    """Open a model folder, or an adapter folder over `base` (a folder or Hub id; by default the one it names).
+
+    Raises children of MalError for missing or damaged files, unsupported architectures and adapters.
+    """
+    if not is_adapter(folder):
+        return _open_folder(folder)
+    adapter = read_adapter(folder)
+    if adapter.invocation:
+        raise ModelError(
+            f"{folder} is an activated adapter, which acts from its invocation on and cannot be merged; "
+            "convert it with --adapter-only and use it beside its base"
+        )
+    return _adapted(_open_folder(locate(base or adapter.base, f"the base of {folder}")), adapter)
+
+
+def _open_folder(folder: Path) -> Model:
+    checkpoint = open_checkpoint(folder)
+    architecture, config = find(checkpoint.config)
+    tensors = {plain: tensor for name, tensor in checkpoint.tensors.items() if (plain := text_name(name)) is not None}
+    model = Model(folder, folder, architecture, config, tensors, {}, checkpoint.dtype)
+    if model.tied and HEAD in tensors:
+        _check_tie(model)
+    return model
+
+
+def _check_tie(model: Model) -> None:
+    """Raise ModelError if an output head that is called tied is not the embedding: one of them would be lost."""
+    head, embedding = (model.tensors[name] for name in (HEAD, EMBEDDING))
+    same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+    rows = np.linspace(0, head.rows - 1, _COMPARED).astype(np.int64)
+    if not same or not np.array_equal(head.stored()[rows], embedding.stored()[rows]):
+        raise ModelError(
+            "config.json ties the output head to the embedding, but the weights hold two different ones; "
+            "set tie_word_embeddings to false in config.json if the head is meant"
+        )
+
+
+def _adapted(base: Model, adapter: Adapter) -> Model:
+    """A model with an adapter over it. An adapter on a tied embedding or head unties them: it was trained on one."""
+    touched = {*adapter.low_rank, *adapter.replaced}
+    tensors = {**base.tensors}
+    changes: dict[str, Any] = {}
+    if base.tied:
+        tensors.pop(HEAD, None)
+        if touched & {EMBEDDING, HEAD} and not adapter.keeps_ties:
+            tensors[HEAD] = tensors[EMBEDDING]
+            changes["tie_word_embeddings"] = False
+    if lost := sorted(touched - set(tensors)):
+        raise ModelError(
+            f"the adapter changes {lost[0]!r}, which {base.folder} does not have; was it trained on another base?"
+        )
+    tensors |= adapter.replaced
+    if EMBEDDING in adapter.replaced and tensors[EMBEDDING].shape:
+        changes["vocab_size"] = tensors[EMBEDDING].shape[0]
+    for name, pair in adapter.low_rank.items():
+        if pair.shape != tensors[name].shape:
+            raise ModelError(
+                f"the adapter's change to {name!r} has the shape {pair.shape}, the tensor in "
+                f"{base.folder} {tensors[name].shape}; was it trained on another base?"
+            )
+    own_tokenizer = any((adapter.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    config = Config({**base.config.raw, **changes}, base.config.defaults)
+    architecture = base.architecture
+    if changes.get("tie_word_embeddings") is False and True in architecture.requires.get("tie_word_embeddings", ()):
+        raise ModelError(
+            f"the adapter changes the embedding, which llama.cpp's {architecture.gguf} has tied to the head"
+        )
+    return replace(
+        base,
+        folder=adapter.folder,
+        tokenizer=adapter.folder if own_tokenizer else base.tokenizer,
+        config=config,
+        tensors=tensors,
+        low_rank=adapter.low_rank,
+        base=adapter.base or str(base.folder),
+    )

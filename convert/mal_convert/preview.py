@@ -1,0 +1,85 @@
+"""What a conversion would do: names, shapes, sizes and places, with nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaaligner_lite.errors import require_extra
+
+from . import adapter_file, requantize
+from .hub import default_out, locate
+from .job import prepare
+from .plan import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One tensor of the output: its shape in PyTorch order, and what it is made of."""
+
+    name: str
+    shape: tuple[int, ...]
+    made_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be written where; `bytes_needed` is the room it takes while it runs, at most."""
+
+    architecture: str
+    parameters: int
+    pre_tokenizer: str
+    outputs: dict[str, Path]
+    bytes_needed: int
+    tensors: tuple[Planned, ...]
+
+
+def preview(
+    source: Path | str,
+    out: Path | None,
+    types: Sequence[str],
+    *,
+    base: str | None = None,
+    adapter_only: bool = False,
+    pre: str | None = None,
+) -> Preview:
+    """The plan of `convert` with the same arguments. Raises what it would raise before it reads tensor data."""
+    require_extra("convert", "tokenizers", "sentencepiece")
+    folder, out = locate(source), default_out(source, out)
+    if folder.suffix == ".gguf" and folder.is_file():
+        header, targets = requantize.plan(folder, out, types)
+        tensors = tuple(Planned(t.name, t.shape[::-1], t.type_name) for t in header.tensors)
+        count, room = sum(t.elements for t in header.tensors), len(targets) * header.check_tensors()
+        names = (header.text("general.architecture"), count, header.text("tokenizer.ggml.pre"))
+        return Preview(*names, targets, room, tensors)
+    if adapter_only:
+        made = adapter_file.plan(folder, out, types, base)
+        return Preview(made.architecture, made.parameters, "", made.outputs, made.bytes_needed, _planned(made.steps))
+    job = prepare(folder, out, types, base=base, pre=pre)
+    architecture, pre_tokenizer = job.model.architecture.gguf, job.vocabulary.pre[0]
+    return Preview(
+        architecture, job.parameters, pre_tokenizer, dict(job.outputs), job.bytes_needed, _planned(job.steps)
+    )
+
+
+def _planned(steps: Sequence[Step]) -> tuple[Planned, ...]:
+    return tuple(Planned(step.name, step.shape, made_of(step)) for step in steps)
+
+
+def made_of(step: Step) -> str:
+    """Where a tensor comes from and what is done to it, in words."""
+    if step.source is None:
+        return "computed from config.json"
+    words = [f"{step.source.dtype} {step.source.name}"]
+    if step.low_rank is not None:
+        words.append(f"{step.low_rank.scale:g} x rank {step.low_rank.rank} merged in")
+    if step.transposed:
+        words.append("transposed")
+    if step.heads:
+        words.append(f"rotary rows of {step.heads} heads regrouped")
+    if step.times != 1.0:
+        words.append(f"times {step.times:g}")
+    if step.plus != 0.0:
+        words.append(f"plus {step.plus:g}")
+    return ", ".join(words)

@@ -1,0 +1,62 @@
+"""Quantize a GGUF file with llama.cpp, in this process. Also the names of every file type it makes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+
+from metaaligner_lite.errors import ModelError, UsageError
+from metaaligner_lite.llama.library import library
+
+from .libllama import listening
+
+PLAIN = ("F32", "F16", "BF16")  # written by this package; all others by llama.cpp
+_BUFFER = 256 << 20  # bytes of rows llama.cpp holds at once
+_NEEDS_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S")
+_NO_TARGET = ("GUESSED", "MXFP4_MOE", "NVFP4")
+
+
+def file_types() -> dict[str, int]:
+    """Every type a model can be converted to: name, such as Q4_K_M, -> llama.cpp's number."""
+    names = {kind.name.partition("_")[2]: int(kind) for kind in gguf.LlamaFileType if kind.name != "GUESSED"}
+    return {name: number for name, number in names.items() if name not in _NO_TARGET}
+
+
+def parse_type(text: str) -> str:
+    """A type's name as llama.cpp writes it. Raises UsageError, listing all, for an unknown one."""
+    name = text.strip().upper().replace("-", "_")
+    name = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}.get(name, name)
+    if name not in file_types():
+        raise UsageError(f"unknown type {text!r}; expected one of {', '.join(sorted(file_types()))}")
+    if name in _NEEDS_IMATRIX:
+        raise UsageError(f"{name} needs an importance matrix, which this program does not make; use Q2_K or IQ3_XXS")
+    return name
+
+
+def quantize(source: Path, target: Path, file_type: str, advance: Callable[[int, int], None]) -> list[str]:
+    """Write `target` as a quantized copy of `source`; `advance` is told tensors done and in all.
+
+    Returns llama.cpp's warnings, such as tensors that needed another type. Raises ModelError if it fails.
+    """
+    lib = library()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.nthread = file_types()[file_type], os.cpu_count() or 1
+    params.max_buf_size = _BUFFER
+    warnings: list[str] = []
+
+    def hear(line: str) -> None:
+        if found := re.match(r"\[ *(\d+)/ *(\d+)\]", line):
+            advance(int(found[1]), int(found[2]))
+        elif "fallback" in line or "requires" in line:
+            warnings.append(line)
+
+    with listening(hear) as errors:
+        status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
+    if status:
+        raise ModelError(f"llama.cpp cannot quantize to {file_type}: {errors[-1] if errors else f'status {status}'}")
+    return warnings

@@ -1,0 +1,104 @@
+"""From one unquantized GGUF file to others; metadata, tokenizer and manifest travel along."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from metaaligner_lite.errors import ModelError, UsageError
+from metaaligner_lite.gguf_file import GgufHeader, read_header
+
+from . import outputs, verify
+from .job import output_paths, wanted_types
+from .libllama import opened
+from .probe import SENTENCE
+from .quantize import quantize
+from .report import ConversionReport, FileCheck, Output, Progress
+
+_PLAIN = {"F32", "F16", "BF16"}
+
+
+def plan(source: Path, out: Path | None, types: Sequence[str]) -> tuple[GgufHeader, dict[str, Path]]:
+    """The source's header, and where each type goes. Raises ModelError if it is quantized already."""
+    header = read_header(source)
+    header.check_tensors()
+    if quantized := sorted({tensor.type_name for tensor in header.tensors} - _PLAIN):
+        raise ModelError(
+            f"{source} is quantized already ({', '.join(quantized)}); quantizing twice adds the errors of both: "
+            "start from an F16, BF16 or F32 file"
+        )
+    targets = output_paths(source.parent, out, wanted_types(types), _identity(header))
+    if source.resolve() in {path.resolve() for path in targets.values()}:
+        raise UsageError(f"the output would replace its own source {source}; name another place with --out")
+    return header, targets
+
+
+def requantize(
+    source: Path, out: Path | None, types: Sequence[str], *, force: bool, verify: bool, progress: Progress
+) -> ConversionReport:
+    """Quantize a GGUF file. Raises ModelError if it is quantized already, or a file does not pass its checks."""
+    started = time.monotonic()
+    header, targets = plan(source, out, types)
+    parameters = sum(tensor.elements for tensor in header.tensors)
+    with outputs.staged(targets, len(targets) * header.check_tensors(), force) as files:
+        remarks = {n: quantize(source, p, n, partial(progress, f"quantizing {n}")) for n, p in files.items()}
+        checks = _check(header, files, progress) if verify else []
+        written = [Output.measured(n, p, targets[n], parameters, remarks[n]) for n, p in files.items()]
+    return ConversionReport(
+        source=str(source),
+        architecture=header.text("general.architecture"),
+        parameters=parameters,
+        pre_tokenizer=header.text("tokenizer.ggml.pre"),
+        outputs=tuple(written),
+        checks=tuple(checks),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _identity(header: GgufHeader) -> gguf.Metadata:
+    """The names a file name is made of."""
+    about = gguf.Metadata()
+    for key in ("name", "basename", "finetune", "version", "size_label"):
+        setattr(about, key, header.text(f"general.{key}") or None)
+    about.name = about.name or header.path.stem
+    return about
+
+
+def _check(header: GgufHeader, files: outputs.Staged, progress: Progress) -> list[FileCheck]:
+    """Compare every output with its source: rows of every tensor, logits, token ids, a short greedy run."""
+    with opened(header.path) as model:
+        ids = model.tokenize(SENTENCE, add_special=True)
+        expected = model.logits(ids)
+    found = []
+    for done, (name, path) in enumerate(files.items()):
+        progress("verifying", done, len(files))
+        errors = _tensor_errors(header, name, path)
+        with opened(path) as model:
+            if model.tokenize(SENTENCE, add_special=True) != ids:
+                raise ModelError(f"the {name} file tokenizes differently from its source")
+            error, agreement = verify.logits_error(name, model, ids, expected)
+            found.append(FileCheck(name, error, agreement, errors, tuple(model.greedy(ids, verify.GREEDY))))
+    progress("verifying", len(files), len(files))
+    return found
+
+
+def _tensor_errors(header: GgufHeader, name: str, path: Path) -> dict[str, float]:
+    written = read_header(path)
+    written.check_tensors()
+    by_name = {tensor.name: tensor for tensor in written.tensors}
+    errors: dict[str, list[float]] = {}
+    for tensor in header.tensors:
+        rows = verify.sample_rows(tensor.name, tensor.elements // tensor.shape[0])
+        expected = verify.read_rows(header, tensor, rows)
+        if tensor.name not in by_name or by_name[tensor.name].shape != tensor.shape:
+            raise ModelError(f"the {name} file lacks tensor {tensor.name!r}, or has it in another shape")
+        found = verify.read_rows(written, by_name[tensor.name], rows)
+        if found is not None and expected is not None:
+            kind = by_name[tensor.name].type_name
+            errors.setdefault(kind, []).append(verify.row_error(tensor.name, name, kind, found, expected))
+    return {kind: float(np.mean(values)) for kind, values in sorted(errors.items())}

@@ -1,0 +1,100 @@
+"""Tensor bytes and metadata equal those of llama.cpp's own converters; where they differ on purpose, why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import convert_llama_cpp as theirs
+import convert_models as models
+
+from mal_convert import convert
+from metaaligner_lite.gguf_file import GgufHeader, read_header
+
+pytestmark = pytest.mark.slow
+
+TYPES = ("F32", "F16", "BF16")
+# What differs on purpose, for every family:
+#   add_sep_token: theirs says how pairs of texts are joined, which no chat does; left out here.
+#   add_bos_token: always said here, so that no version of llama.cpp falls back to a default of its own.
+KEYS = {"tokenizer.ggml.add_sep_token", "tokenizer.ggml.add_bos_token"}
+# A SentencePiece model without tokenizer.model: theirs writes -1000 as every score, under which llama.cpp merges in
+# another order than the source, types the added token as text, and leaves the padding out, so it cannot be loaded.
+JSON_ONLY = {"tokenizer.ggml.scores", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}
+
+
+@pytest.fixture(scope="module")
+def converted(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], tuple[Path, Path]]:
+    """(family, type) -> our file and theirs."""
+    assert pytestconfig.cache is not None
+    root = theirs.sources(pytestconfig.cache.mkdir("llama-cpp"))
+    folder = tmp_path_factory.mktemp("both")
+    pairs, jobs = {}, []
+    for family, make in models.FAMILIES.items():
+        source = folder / family
+        source.mkdir()
+        make(source)
+        report = convert(source, folder / "ours", TYPES)
+        for output in report.outputs:
+            target = folder / f"{family}-{output.type}.gguf"
+            arguments = [str(source), "--outfile", str(target), "--outtype", output.type.lower()]
+            jobs.append(("convert_hf_to_gguf.py", report.pre_tokenizer, arguments))
+            pairs[family, output.type] = (output.path, target)
+    theirs.run(root, jobs)
+    return pairs
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_tensors_and_metadata_equal(
+    converted: dict[tuple[str, str], tuple[Path, Path]], family: str, kind: str
+) -> None:
+    ours, other = (read_header(path, max_array=1 << 20) for path in converted[family, kind])
+    assert [t.name for t in ours.tensors] == [t.name for t in other.tensors]
+    assert tensor_bytes(ours) == tensor_bytes(other)
+    differing = {k for k in {*ours.metadata, *other.metadata} if ours.metadata.get(k) != other.metadata.get(k)}
+    assert differing <= (KEYS | JSON_ONLY if family == "tinyllama" else KEYS)
+
+
+ADAPTERS = {
+    "llama-2": {},
+    "qwen3": {},
+    "gemma-2": {"alora_invocation_tokens": [5, 7, 9]},
+    "phi-3": {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]},
+}
+
+
+def test_adapter_files_equal(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    assert pytestconfig.cache is not None
+    root = theirs.sources(pytestconfig.cache.mkdir("llama-cpp"))
+    jobs, pairs = [], []
+    for family, settings in ADAPTERS.items():
+        base, folder = tmp_path / family, tmp_path / f"{family}-adapter"
+        base.mkdir()
+        models.FAMILIES[family](base)
+        models.adapter(base, folder, **settings)
+        for output in convert(folder, tmp_path / "ours", ["f32", "f16"], adapter_only=True).outputs:
+            target = tmp_path / f"{family}-{output.type}.gguf"
+            arguments = [str(folder), "--base", str(base), "--outfile", str(target), "--outtype", output.type.lower()]
+            jobs.append(("convert_lora_to_gguf.py", "", arguments))
+            pairs.append((output.path, target))
+    theirs.run(root, jobs)
+    for paths in pairs:
+        ours, other = (read_header(path) for path in paths)
+        assert dict(ours.metadata) == dict(other.metadata)
+        assert tensor_bytes(ours) == tensor_bytes(other)
+
+
+def tensor_bytes(header: GgufHeader) -> dict[str, Any]:
+    """Name -> type, shape and bytes of each tensor."""
+    raw = np.fromfile(header.path, np.uint8)
+    at = header.data_offset
+    return {t.name: (t.type, t.shape, raw[at + t.offset : at + t.offset + t.bytes].tobytes()) for t in header.tensors}

@@ -1,0 +1,413 @@
+"""Data sets of every form, with good and bad rows, become rows; every record is accounted for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+
+import pytest
+import typer
+
+from mal_train import formats, scorers
+from mal_train.build import build, summarize
+from mal_train.formats import FORMATS, Mapped, detect
+from mal_train.reference import as_row, reference_edits
+from mal_train.reformulate import reformulate_rows
+from mal_train.rows import Answer, Names, Row, read_rows, to_json
+from mal_train.sources import read_records
+from metaaligner_lite.cli import data as cli
+from metaaligner_lite.errors import DataError, FileProblem, UsageError
+from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
+from metaaligner_lite.prompts import LAYOUTS, PLAIN_DIALOGUE, edit_prompt
+
+KNOWN = builtin_catalogue()
+NAMES = Names(None)
+HH = "\n\nHuman: Hello\n\nAssistant: Hi.\n\nHuman: Where is it?\n\nAssistant:"
+BETTER = Mapped(NAMES, objectives=(KNOWN["harmlessness"],))
+
+
+def one(name, record, mapped=BETTER):
+    (row,) = FORMATS[name](record, mapped)
+    return row.query, [(a.text, {o.name: v for o, v in a.ratings.items()}) for a in row.answers]
+
+
+def completion(text, **ratings):
+    return {"response": text, "annotations": {name: {"Rating": value} for name, value in ratings.items()}}
+
+
+# --- formats: (format, record, query, answers) ---
+
+GOOD = [
+    (
+        "rows",
+        {"query": "q", "answers": [{"text": "a", "ratings": {"humour": 2}}, {"text": "b", "ratings": {"humor": 1}}]},
+        ("q", [("a", {"humor": 2}), ("b", {"humor": 1})]),
+    ),
+    (
+        "ultrafeedback",
+        {
+            "instruction": "q",
+            "completions": [completion("a", honesty="5", helpfulness="N/A"), completion("b", honesty="3")],
+        },
+        ("q", [("a", {"honesty": 5}), ("b", {"honesty": 3})]),
+    ),
+    (
+        "dialogues",
+        {"chosen": HH + " It is late.", "rejected": HH + " No idea."},
+        (
+            HH.removesuffix("\n\nAssistant:") + " \n\nAssistant:",
+            [("It is late.", {"harmlessness": 1}), ("No idea.", {"harmlessness": 0})],
+        ),
+    ),
+    (
+        "dialogues",
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        ("q", [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})]),
+    ),
+    (
+        "dialogues",
+        {
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+        },
+        ("\n\nHuman: q \n\nAssistant:", [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})]),
+    ),
+    (
+        "preferences",
+        {"query": "q", "first": "a", "second": "b", "preferences": {"empathy": ">", "brevity": "=", "clarity": -1}},
+        ("q", [("a", {"empathy": 1, "brevity": 1, "clarity": 0}), ("b", {"empathy": 0, "brevity": 1, "clarity": 1})]),
+    ),
+    (
+        "safe-rlhf",
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1},
+        ("q", [("a", {"helpfulness": 1, "harmlessness": 0}), ("b", {"helpfulness": 0, "harmlessness": 1})]),
+    ),
+    (
+        "corrections",
+        {"question": "q", "answer": "weak", "correction": "better"},
+        ("q", [("better", {"harmlessness": 1}), ("weak", {"harmlessness": 0})]),
+    ),
+    (
+        "corrections",
+        {"question": "q", "answer": "same", "correction": "same"},
+        ("q", [("same", {"harmlessness": 1}), ("same", {"harmlessness": 1})]),
+    ),
+    ("ratings", {"query": "q", "answer": "a", "empathy": "3", "model": "m"}, ("q", [("a", {"empathy": 3})])),
+]
+
+
+@pytest.mark.parametrize(("name", "record", "expected"), GOOD)
+def test_formats(name, record, expected):
+    assert detect(record, BETTER) == name
+    assert one(name, record) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "reason"),
+    [
+        ("rows", {"query": "q", "answers": "a"}, "fewer than two answers"),
+        ("rows", {"query": "q", "answers": [{"text": 1}]}, "an answer without text"),
+        ("ultrafeedback", {"instruction": "q", "completions": None}, "no completions"),
+        ("ultrafeedback", {"instruction": None, "completions": []}, "no text under 'instruction'"),
+        ("dialogues", {"chosen": HH + " a", "rejected": "\n\nHuman: Other\n\nAssistant: b"}, "part before"),
+        ("dialogues", {"chosen": "no turns", "rejected": "none"}, 'no "Assistant:" turn'),
+        ("dialogues", {"chosen": HH + " a", "rejected": HH + " a"}, "the same text"),
+        ("dialogues", {"chosen": HH, "rejected": None}, "is no text"),
+        (
+            "preferences",
+            {"query": "q", "first": "a", "second": "b", "preferences": {"empathy": "better"}},
+            "expected >",
+        ),
+        ("preferences", {"query": "q", "first": "a", "preferences": {"empathy": ">"}}, "no text under"),
+        ("safe-rlhf", {"prompt": "q", "response_0": "a"}, "no text under 'response_1'"),
+        ("corrections", {"question": "q", "answer": None, "correction": "c"}, "no text under 'answer'"),
+        ("ratings", {"query": "q", "answer": "a", "empathy": "good"}, "not a number"),
+        ("edits", {"prompt": "Say hello", "completion": "Hello"}, "in none of our layouts"),
+        ("edits", {"conversations": [{"from": "human", "value": "x"}]}, "not one of our prompts"),
+        ("edits", {"prompt": 3, "completion": "Hello"}, "no prompt and completion"),
+    ],
+)
+def test_bad_records_tell_their_reason(name, record, reason):
+    with pytest.raises(DataError, match=reason):
+        one(name, record)
+
+
+def test_a_form_nobody_knows_is_named_with_its_keys():
+    with pytest.raises(UsageError, match="its keys \\(foo\\); name it with --format"):
+        detect({"foo": 1}, BETTER)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_our_own_prompts_are_read_back(layout, equal):
+    """TRL and ShareGPT rows of every layout become the row whose only edit they are."""
+    objectives = [KNOWN["harmlessness"], Objective("calm", "The response should be calm; not loud.")]
+    pieces = edit_prompt(layout, "Human: Is it; late?", "No | idea.", objectives, PLAIN_DIALOGUE, equal=equal)
+    prompt = "".join(piece.text for piece in pieces)
+    if layout == "conversation":
+        request = prompt.split("User: ")[2].removesuffix("\n\nAssistant:")
+        turns = ["Human: Is it; late?", "No | idea.", request, "Sorry."]
+        records = [
+            {"messages": [{"role": r, "content": t} for r, t in zip(["user", "assistant"] * 2, turns, strict=True)]},
+            {"conversations": [{"from": r, "value": t} for r, t in zip(["human", "gpt"] * 2, turns, strict=True)]},
+        ]
+    else:
+        records = [
+            {"prompt": prompt, "completion": "Sorry."},
+            {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": "Sorry."}]},
+        ]
+    for record in records:
+        assert detect(record, BETTER) == "edits"
+        (row,) = formats.edits(record, BETTER)
+        sets = reformulate_rows([row])
+        ((edit,), rest) = (sets.equal, sets.contrastive) if equal else (sets.contrastive, sets.equal)
+        assert not rest and edit.equal == equal
+        assert (edit.query.strip(), edit.answer, edit.target) == ("Human: Is it; late?", "No | idea.", "Sorry.")
+        assert {o.description for o in edit.objectives} == {o.description for o in objectives}
+
+
+def test_an_edit_without_objectives_is_refused():
+    prompt = "".join(p.text for p in edit_prompt("paper/ultrafeedback", "q", "a", [Objective("x", "y")]))
+    with pytest.raises(DataError, match="names no objective"):
+        one("edits", {"prompt": prompt.replace("X: y", ""), "completion": "c"})
+
+
+# --- files ---
+
+
+def test_every_kind_of_file(tmp_path):
+    records = [{"query": "q, with\na line", "answer": ""}, {"query": "p", "answer": 'say "x"'}]
+    text = 'query,answer\n"q, with\na line",\np,"say ""x"""\n'
+    (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "a.tsv").write_text('query\tanswer\n"q, with\na line"\t\np\t"say ""x"""\n')
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "b.json").write_text(json.dumps({"data": records}))
+    lines = "\n".join(map(json.dumps, records))
+    (tmp_path / "a.jsonl").write_text("\ufeff" + lines + "\n\n")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write(lines)
+    for path in sorted(tmp_path.iterdir()):
+        assert [record for _, record in read_records(path)] == records, path
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    records = [{"query": "q", "answer": "a", "empathy": 1.0}, {"query": "q", "answer": "b", "empathy": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    assert [record for _, record in read_records(tmp_path / "a.parquet")] == records
+    (tmp_path / "b.parquet").write_text("not parquet")
+    with pytest.raises(FileProblem, match="no Parquet file"):
+        list(read_records(tmp_path / "b.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("a.xlsx", b"", UsageError, "unknown kind of file.*csv"),
+        ("a.json", b"{", FileProblem, "not valid JSON"),
+        ("a.csv", b"\xff\xfe", FileProblem, "not UTF-8"),
+        ("a.jsonl.gz", b"no gzip", FileProblem, "cannot read"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, error, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        list(read_records(tmp_path / name))
+
+
+def test_a_csv_record_with_too_few_or_many_fields_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("query,answer\nq\nq,a,b\nq,a\n")
+    found = [record for _, record in read_records(tmp_path / "a.csv")]
+    assert [isinstance(record, DataError) for record in found] == [True, True, False]
+
+
+# --- build ---
+
+
+def write(path, records):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records) + "\n")
+    return path
+
+
+def test_build_accounts_for_every_record(tmp_path):
+    pair = {"chosen": HH + " A better answer.", "rejected": HH + " No."}
+    source = write(
+        tmp_path / "s.jsonl", [pair, "{", {**pair, "rejected": "none"}, {**pair, "rejected": pair["chosen"]}]
+    )
+    built = build([source], tmp_path / "rows.jsonl", BETTER)
+    assert (built.account.read, built.account.used) == (4, 1) and built.account.refused.total() == 3
+    assert built.forms == {str(source): "dialogues"}
+    rows, _ = read_rows(tmp_path / "rows.jsonl")
+    assert rows[0].id == "s:1" and summarize(rows)["improving edits"] == 1
+    with pytest.raises(FileProblem, match="exists already"):
+        build([source], tmp_path / "rows.jsonl", BETTER)
+    with pytest.raises(DataError, match=r"s\.jsonl, line 2: not valid JSON"):
+        build([source], tmp_path / "rows.jsonl", BETTER, strict=True, force=True)
+    assert len(read_rows(tmp_path / "rows.jsonl")[0]) == 1 and not (tmp_path / "rows.jsonl.part").exists()
+
+
+def test_unrated_pairs_say_how_to_rate_them(tmp_path):
+    source = write(tmp_path / "s.jsonl", [{"chosen": HH + " a", "rejected": HH + " b"}])
+    with pytest.raises(DataError, match="--objectives, or rate the answers with --score or --reward"):
+        build([source], tmp_path / "rows.jsonl", Mapped(NAMES))
+
+
+def test_a_ratings_table_is_put_together_by_query(tmp_path):
+    (tmp_path / "t.csv").write_text("prompt,text,feel,model\nq,a,3,m\np,x,1,m\nq,b,1,n\nq,c,,n\n")
+    mapped = Mapped(NAMES, {"query": "prompt", "answer": "text", "empathy": "feel"})
+    built = build([tmp_path / "t.csv"], tmp_path / "rows.jsonl", mapped)
+    ((row,), _) = read_rows(tmp_path / "rows.jsonl")
+    assert [(a.text, list(a.ratings.values())) for a in row.answers] == [("a", [3.0]), ("b", [1.0]), ("c", [])]
+    assert (built.account.read, built.account.used) == (2, 1)
+
+
+def test_rows_read_back_as_they_were(tmp_path):
+    new = resolve(["calm: The response should be calm, not loud."])[0]
+    row = Row("1", "q", (Answer("a", {new: 1.0, KNOWN["humor"]: 0.5}), Answer("b", {new: 0.0})))
+    rows, _ = read_rows(write(tmp_path / "rows.jsonl", [to_json(row)]))
+    assert rows == [row]
+
+
+# --- scorers ---
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worse"),
+    [
+        ("length", "Short.", "word " * 40),
+        ("readability", "The cat sat. It was glad.", "Organizational internationalization necessitates deliberation."),
+        ("repetition", "We will look into it today.", "we will look we will look we will look we will look"),
+        ("specificity", "It left for Berlin on 3 May, number 4417.", "It left for somewhere some time ago."),
+        ("politeness", "I am sorry; thank you.", "No."),
+        ("structure", "- one\n- two\n- three", "one two three"),
+        ("clarity", "Go home. Then rest.", "Go home. Then rest.\n\nHuman: why?"),
+        ("length", "Short.", ""),
+    ],
+)
+def test_scorers_rank(name, better, worse):
+    (scorer,) = scorers.chosen_scorers([name])
+    rated = scorers.rate(Row("1", "q", (Answer(better, {}), Answer(worse, {}))), [scorer], NAMES)
+    first, second = (a.ratings[NAMES[scorer.objective]] for a in rated.answers)
+    assert first > second
+
+
+def test_close_scores_are_ties_and_names_are_checked():
+    (scorer,) = scorers.chosen_scorers(["length"])
+    rated = scorers.rate(Row("1", "q", (Answer("a b c", {}), Answer("a b", {}))), [scorer], NAMES)
+    assert summarize([rated])["equal edits"] == 1
+    with pytest.raises(UsageError, match="unknown scorer 'lenght'; expected length"):
+        scorers.chosen_scorers(["lenght"])
+
+
+def test_reward_models_are_asked_once(tmp_path):
+    pytest.importorskip("torch")
+    from tiny_train import make_base
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    from mal_train.rewards import Rewards, parse_reward
+
+    base = make_base(tmp_path / "m")
+    config = LlamaConfig.from_pretrained(base, num_labels=2, pad_token_id=0)
+    LlamaForSequenceClassification(config).save_pretrained(base)
+    reward = parse_reward(f"humor={base}#1")
+    rows = [Row(str(i), f"q{i}", (Answer("a", {}), Answer("long answer", {}))) for i in range(5)]
+    rewards = Rewards([reward], NAMES, tmp_path / "cache.sqlite", batch_size=3)
+    rated = rewards(rows)
+    assert rewards.asked == 10 and all(KNOWN["humor"] in a.ratings for row in rated for a in row.answers)
+    again = Rewards([reward], NAMES, tmp_path / "cache.sqlite", batch_size=7)
+    assert again(rows) == rated and again.asked == 0
+    with pytest.raises(UsageError, match="has 2 logits; there is no #5"):
+        Rewards([parse_reward(f"humor={base}#5")], NAMES, tmp_path / "c2.sqlite")(rows)
+    with pytest.raises(UsageError, match="expected OBJECTIVE=FOLDER"):
+        parse_reward("humor")
+
+
+# --- the reference code's choices ---
+
+
+def rated(text, *values):
+    return Answer(text, dict(zip(resolve("harmlessness,helpfulness,humor"), values, strict=False)))
+
+
+def made(row, style):
+    return [
+        (e.answer, e.target, {o.name for o in e.objectives}, e.equal)
+        for e in reference_edits(row, style, random.Random(0))
+    ]
+
+
+def test_reference_hh_rlhf_names_the_wrong_objectives_in_equal_prompts():
+    row = Row("1", "q", (rated("y1", 1, 0, 5), rated("y2", 0, 1, 5)))
+    assert made(row, "hh-rlhf") == [
+        ("y2", "y1", {"harmlessness"}, False),
+        ("y1", "y2", {"helpfulness"}, False),
+        ("y2", "y1", {"helpfulness"}, True),
+    ]
+
+
+def test_reference_ultrafeedback_takes_one_direction_and_the_last_partner():
+    row = Row("1", "q", (rated("a", 3, 1, 1), rated("b", 1, 2, 1), rated("c", 3, 1, 1), rated("d", 5)))
+    assert made(row, "ultrafeedback") == [
+        ("b", "a", {"harmlessness"}, False),
+        ("c", "a", set(), False),  # all ties: an improving edit toward nothing
+        ("c", "a", {"harmlessness", "helpfulness", "humor"}, True),
+        ("c", "b", {"helpfulness"}, False),
+        ("c", "b", {"humor"}, True),
+    ]
+
+
+@pytest.mark.parametrize("style", ["hh-rlhf", "ultrafeedback"])
+def test_a_reference_edit_survives_as_a_row(style):
+    row = Row("1", "q", (rated("y1", 1, 0, 5), rated("y2", 0, 1, 5)))
+    for edit in reference_edits(row, style, random.Random(0)):
+        sets = reformulate_rows([as_row(edit, "x")])
+        (back,) = sets.contrastive + sets.equal
+        assert (back.answer, back.target, set(back.objectives)) == (edit.answer, edit.target, set(edit.objectives))
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def mal(capsys):
+    app = typer.Typer()
+    app.add_typer(cli.app, name="data")
+
+    def call(*args):
+        app([str(arg) for arg in ("data", *args)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_build_and_show(mal, tmp_path):
+    source = write(tmp_path / "s.jsonl", [{"chosen": HH + " Short.", "rejected": HH + " word" * 30}, "{"])
+    said = mal("build", source, "--score", "length, readability", "-o", tmp_path / "rows.jsonl")
+    assert "s.jsonl: dialogues" in said and "1 of 2 records used" in said and "not valid JSON" in said
+    shown = mal("show", tmp_path / "rows.jsonl", "-n", "1")
+    assert "Edit your answer to improve it" in shown and "length" in shown and "improving edits" in shown
+    told = json.loads(mal("show", tmp_path / "rows.jsonl", "--json", "-n", "1", "--layout", "paper/hh-rlhf"))
+    assert told["edits"][0]["prompt"].startswith("You are an assistant to human.") and told["pairs"] == 1
+
+
+def test_reference_and_column_mapping(mal, tmp_path):
+    (tmp_path / "t.csv").write_text("ask,good,bad\nq,a b c,word word word word word word word word word word word\n")
+    flags = [
+        "--answer-column",
+        "good",
+        "--answer-column",
+        "bad",
+        "--column",
+        "query=ask",
+        "--score",
+        "length,politeness",
+    ]
+    told = json.loads(
+        mal("build", tmp_path / "t.csv", *flags, "--reference", "hh-rlhf", "-o", tmp_path / "r.jsonl", "--json")
+    )
+    assert told["used"] == 1 and sum(told["refused"].values()) == 1  # the equal edit names no objective
+    with pytest.raises(UsageError, match="expected OURS=THEIRS"):
+        mal("build", tmp_path / "t.csv", "--column", "query", "-o", tmp_path / "x.jsonl")

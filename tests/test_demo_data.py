@@ -1,0 +1,224 @@
+"""The demo data: what the writer promises, the oracles confirm."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mal_train.demo import chats, generate, scenarios, slots
+from mal_train.demo.oracles import VAGUE, facts, satisfies, sentences
+from mal_train.demo.writing import (
+    EXTRA_OBJECTIVES,
+    MAX_WORDS,
+    MIN_WORDS,
+    OBJECTIVES,
+    Plan,
+    make_plan,
+    render,
+    write,
+)
+
+ALL = OBJECTIVES + EXTRA_OBJECTIVES
+EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
+
+
+def plans(count: int, seed: int = 0, withheld: bool = False) -> list[Plan]:
+    rng = random.Random(seed)
+    return [make_plan(rng, scenarios.make_case(rng, withheld), withheld) for _ in range(count)]
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_oracles_agree_with_the_writer(withheld: bool) -> None:
+    rng = random.Random(1)
+    for plan in plans(700, seed=2, withheld=withheld):
+        good = frozenset(rng.sample(ALL, rng.randint(0, len(ALL))))
+        text = render(plan, good)
+        found = {name for name in ALL if satisfies(name, plan.case.query, text)}
+        assert found == good, f"{plan.case.scenario.name}: {found ^ good}\n{plan.case.query}\n{text}"
+
+
+def test_facts_of_the_weak_answer_survive() -> None:
+    rng = random.Random(3)
+    for plan in plans(400, seed=4):
+        weak = facts(render(plan, ()))
+        strong = render(plan, rng.sample(OBJECTIVES, 4))
+        assert weak <= facts(strong), f"{weak} is not in: {strong}"
+
+
+@pytest.mark.parametrize("name", sorted({"empathy", "brevity", "encouragement", "honesty", "humor", "helpfulness"}))
+def test_an_objective_with_its_own_sentence_changes_nothing_else(name: str) -> None:
+    rng = random.Random(5)
+    for plan in plans(100, seed=6):
+        others = rng.sample([other for other in OBJECTIVES if other != name], rng.randint(0, 6))
+        before, after = (sentences(render(plan, good)) for good in (others, [*others, name]))
+        piece = " ".join(
+            value for part in plan.pieces.values() if part.objective == name for value in (part.good, part.weak)
+        )
+        assert [part for part in before if part not in piece] == [part for part in after if part not in piece]
+
+
+@pytest.mark.parametrize("name", ["clarity", "politeness", "specificity"])
+def test_an_objective_of_the_steps_leaves_the_other_sentences(name: str) -> None:
+    rng = random.Random(7)
+    for plan in plans(100, seed=8):
+        others = rng.sample([other for other in OBJECTIVES if other != name], rng.randint(0, 6))
+        own = {value for part in plan.pieces.values() if part.objective == name for value in (part.good, part.weak)}
+        before, after = (set(sentences(render(plan, good))) - own for good in (others, [*others, name]))
+        pieces = " ".join(value for part in plan.pieces.values() for value in (part.good, part.weak))
+        assert {part for part in before if part in pieces} == {part for part in after if part in pieces}
+
+
+def test_every_slot_is_filled_and_agrees() -> None:
+    for plan in plans(700, seed=9):
+        for text in (plan.case.query, render(plan, ()), render(plan, ALL)):
+            assert not re.search(r"[{}\[\]|<>]|  | [.,;]|\.\.|,,", text), text
+            assert not re.search(r"\b(?:a [aeio]\w|an [bcdfgjklmnpqrstvwz]\w)", text, re.I), text
+            assert text[0].isupper(), text
+
+
+def test_the_scenarios_are_complete() -> None:
+    loaded = scenarios.load()
+    assert len(loaded) >= 40
+    assert {scenario.name for scenario in loaded} > scenarios.WITHHELD
+    for scenario in loaded:
+        assert len(scenario.messages) >= 9, scenario.name
+        for text in scenario.feelings + scenario.jokes:
+            assert text[0].islower() or text.startswith("Einstein"), text
+        for message in scenario.messages:
+            usable = scenarios.usable_steps(scenario, frozenset(slots.slots_in(message.text)))
+            assert len(usable) >= 3, message
+            assert any("[" in step for step in usable), message
+        for step in scenario.steps:
+            assert not VAGUE.search(EITHER.sub(r"\1", step)), step
+            assert all(VAGUE.search(vague) for _, vague in EITHER.findall(step)), step
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("My {parcel} is late and nobody answers me", "your {parcel} is late and nobody answers you"),
+        ("I am lost and I was late", "you are lost and you were late"),
+        ("{shop} sent me mine", "{shop} sent you yours"),
+        ("Doctor {name} cancelled", "Doctor {name} cancelled"),
+    ],
+)
+def test_clauses_are_retold_in_the_second_person(first: str, second: str) -> None:
+    assert scenarios.to_second_person(first) == second
+
+
+def test_the_readme_sentence_is_withheld_and_its_neighbours_are_not() -> None:
+    rng = random.Random(10)
+    late = [case.query for case in (scenarios.make_case(rng) for _ in range(5000)) if "nobody answers my" in case.query]
+    assert not [query for query in late if scenarios.README_MESSAGE[:-1].lower() in query.lower()]
+    assert any(
+        re.search(r"is (?:a|two|three) (?:week|month|day)s? late and nobody answers my", query) for query in late
+    )
+
+
+def test_training_never_sees_withheld_values_or_scenarios() -> None:
+    for plan in plans(600, seed=11):
+        assert plan.case.scenario.name not in scenarios.WITHHELD
+        for slot, value in plan.case.slots.items():
+            if slot in ("name", "city", "shop", "app", "order"):
+                assert not slots.is_withheld(value), value
+
+
+def test_pairs_are_rated_completely_and_one_side_is_never_mixed() -> None:
+    rng = random.Random(12)
+    ties = nothing = 0
+    for _ in range(400):
+        row = generate.make_pair(rng)
+        first, second = (answer["ratings"] for answer in row["answers"])
+        assert list(first) == list(second) == list(OBJECTIVES)
+        better = {name for name in OBJECTIVES if second[name] > first[name]}
+        worse = {name for name in OBJECTIVES if second[name] < first[name]}
+        assert not (better and worse)
+        assert len(better | worse) <= 4
+        ties += not (better or worse)
+        nothing += not (any(first.values()) and any(second.values()))
+        for answer in row["answers"]:
+            assert MIN_WORDS <= len(answer["text"].split()) <= MAX_WORDS
+            for name, value in answer["ratings"].items():
+                assert satisfies(name, row["query"], answer["text"]) == bool(value)
+        assert row["answers"][0]["text"] != row["answers"][1]["text"]
+    assert 30 < ties < 100
+    assert nothing > 140
+
+
+def test_chats_alternate_and_mostly_hold_weak_answers() -> None:
+    rng = random.Random(13)
+    for _ in range(300):
+        turns = chats.make_chat(rng)
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert all(turn["content"] for turn in turns)
+    weak = [chats.weak_chat(rng) for _ in range(200)]
+    satisfied = [
+        sum(satisfies(name, turns[0]["content"], turns[1]["content"]) for name in OBJECTIVES) for turns in weak
+    ]
+    assert max(satisfied) <= 1
+    assert sum(satisfied) < 40
+
+
+def test_copies_are_exact() -> None:
+    rng = random.Random(14)
+    copies = [turns for turns in (chats.copy_chat(rng) for _ in range(200)) if turns[-2]["content"] in chats._AGAIN]
+    assert copies
+    assert all(turns[-1] == turns[1] for turns in copies)
+
+
+def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        generate.generate(tmp_path / name, seed=7, pairs=40, chats=40, heldout=20)
+    generate.generate(tmp_path / "other", seed=8, pairs=40, chats=40, heldout=20)
+    for file in ("pairs.jsonl", "chats.jsonl", "heldout.jsonl"):
+        one, two, other = ((tmp_path / name / file).read_text() for name in ("one", "two", "other"))
+        assert one == two != other
+    assert json.loads((tmp_path / "one" / "pairs.jsonl").read_text().splitlines()[3])["id"] == "pair-000003"
+
+
+def test_held_out_answers_satisfy_their_objectives() -> None:
+    rng = random.Random(15)
+    for _ in range(200):
+        row = generate.make_heldout(rng)
+        for name in OBJECTIVES:
+            assert satisfies(name, row["query"], row["strong"]) == (name in row["objectives"])
+            assert not satisfies(name, row["query"], row["weak"])
+
+
+def test_lengths_hold_for_any_set() -> None:
+    rng = random.Random(16)
+    for _ in range(100):
+        sets = [frozenset(rng.sample(OBJECTIVES, count)) for count in (0, 8)]
+        assert all(MIN_WORDS <= len(text.split()) <= MAX_WORDS for text in write(rng, sets)[1])
+
+
+def test_the_generator_needs_no_heavy_library() -> None:
+    code = "import sys, mal_train.demo.generate; print([m for m in ('torch', 'tokenizers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_path())
+    assert done.stdout.strip() == "[]"
+
+
+def _path() -> dict[str, str]:
+    return {"PYTHONPATH": str(Path(__file__).parents[1] / "train")}
+
+
+@pytest.mark.slow
+def test_a_new_base_copies_before_any_training() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from mal_train.demo import base, circuits
+
+    torch.manual_seed(0)
+    model = base.new_model(512, 2)
+    circuits.write_copying(model)
+    line = torch.randint(3, 512, (4, 40))
+    ids = torch.cat([line, torch.full((4, 3), 2), line], dim=1)
+    with torch.no_grad():
+        guesses = model(input_ids=ids).logits[:, 43:-1].argmax(-1)
+    assert (guesses == line[:, 1:]).float().mean() > 0.6  # chance is 0.002

@@ -1,0 +1,293 @@
+"""Rows, recipe, token ids and a whole training run on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from tiny_train import make_base, row, some_rows, write_rows
+
+from mal_train import recipe as recipes
+from mal_train.collate import collate, plan
+from mal_train.encode import IGNORED, encode_edit, encode_edits, load_tokens
+from mal_train.merge import merge
+from mal_train.recipe import Data
+from mal_train.reformulate import Edit
+from mal_train.rows import Account, read_rows, split
+from mal_train.run import train
+from metaaligner_lite import manifest
+from metaaligner_lite.errors import DataError, FileProblem, MalError, ModelError, UsageError
+from metaaligner_lite.objectives import builtin_catalogue
+
+EMPATHY = builtin_catalogue()["empathy"]
+SMOKE = {"training.batch_tokens": 512, "data.max_length": 256, "lora.rank": 4} | {
+    f"stages.{stage}.{key}": value for stage in recipes.STAGES for key, value in (("steps", 3), ("lr", 1e-2))
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads cost a model this small more than they give, most of all on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def tokens(base):
+    return load_tokens(base)
+
+
+# --- rows ---
+
+TWO = [{"text": "a", "ratings": {"empathy": 1}}, {"text": "b", "ratings": {"empathy": 0}}]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{bad", "not valid JSON"),
+        ("[1]", "not a JSON object"),
+        ({"answers": TWO}, "no query"),
+        ({"query": "  ", "answers": TWO}, "no query"),
+        ({"query": "q", "answers": TWO[:1]}, "fewer than two answers"),
+        ({"query": "q", "answers": TWO, "promt": 1}, "unknown key 'promt'"),
+        ({"query": "q", "answers": [TWO[0], {"ratings": {}}]}, "an answer without text"),
+        ({"query": "q", "answers": [TWO[0], {"text": "b"}]}, "an answer without ratings"),
+        ({"query": "q", "answers": [TWO[0], {"text": "b", "ratings": {"empathy": "good"}}]}, "is not a number"),
+        ({"query": "q", "answers": [TWO[0], {"text": "b", "ratings": {"empathy": True}}]}, "is not a number"),
+        ({"query": "q", "answers": [TWO[0], {"text": "b", "ratings": {"clarity": 1}}]}, "no objective is rated in two"),
+    ],
+)
+def test_unusable_rows_are_counted_with_their_reason(tmp_path, line, reason):
+    path = write_rows(tmp_path / "rows.jsonl", [row("q", ("a", {"empathy": 1}), ("b", {"empathy": 0})), line])
+    rows, account = read_rows(path)
+    assert (len(rows), account.read, account.used, account.refused.total()) == (1, 2, 1, 1)
+    assert reason in account.lines()[1] and "line 2" in account.lines()[1]
+    with pytest.raises(DataError, match="line 2: "):
+        read_rows(path, strict=True)
+
+
+def test_no_usable_row_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no usable row.*0 of 1 rows used.*not valid JSON"):
+        read_rows(write_rows(tmp_path / "rows.jsonl", ["{"]))
+    with pytest.raises(FileProblem, match="cannot read"):
+        read_rows(tmp_path / "absent.jsonl")
+
+
+def test_an_unknown_objective_names_the_nearest(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [row("q", ("a", {"empaty": 1}), ("b", {"empaty": 0}))])
+    with pytest.raises(UsageError, match=r"line 1: unknown objective 'empaty'; did you mean 'empathy'.*--objectives-f"):
+        read_rows(path)
+
+
+def test_aliases_and_inline_objectives_are_one_objective(tmp_path):
+    path = write_rows(
+        tmp_path / "rows.jsonl", [row("q", ("a", {"humour": 1, "calm: Be calm.": 1}), ("b", {"humor": 0}))]
+    )
+    rows, _ = read_rows(path)
+    assert [o.name for o in rows[0].answers[0].ratings] == ["humor", "calm"]
+
+
+def test_a_query_never_falls_on_both_sides_of_the_split(tmp_path):
+    rows, _ = read_rows(write_rows(tmp_path / "rows.jsonl", some_rows(50) + some_rows(50)))
+    training, held_out = split(rows, 0.3, seed=1)
+    assert training and held_out and len(training) + len(held_out) == 100
+    assert not {r.query for r in training} & {r.query for r in held_out}
+
+
+# --- recipe ---
+
+
+def test_every_shipped_recipe_parses(pytestconfig):
+    found = sorted((pytestconfig.rootpath / "train" / "recipes").glob("*.toml"))
+    assert found
+    for path in found:
+        recipes.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lauout = 'x'", "unknown key 'lauout'; did you mean 'layout'"),
+        ("[lora]\nrnk = 3", "unknown key 'lora.rnk'; did you mean 'lora.rank'"),
+        ("[stages.warmup]\nshares = 1", "did you mean 'stages.warmup.share'"),
+        ("lora = 3", r"expected a table \[lora\]"),
+        ("[lora]\nrank = 'big'", "expected a whole number"),
+        ("[lora]\nrank = 0", "expected at least 1"),
+        ("kind = 'fused'", "expected one of merged, activated"),
+        ("[stages.equal]\nshare = 2", "expected 0 to 1"),
+        ("layout = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        recipes.load(path)
+
+
+def test_overrides_win_and_the_saved_recipe_reads_back(tmp_path):
+    made = recipes.load(None, {"lora.rank": 7, "stages.warmup.lr": 1e-5, "layout": "paper/imhi"})
+    recipes.save(made, tmp_path / "r.toml")
+    assert recipes.load(tmp_path / "r.toml") == made and made.lora.rank == 7
+
+
+# --- token ids ---
+
+
+def labelled(batch, tokens, i=0):
+    return tokens.tokenizer.decode([t for t in batch["labels"][i].tolist() if t != IGNORED], skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("layout", ["conversation", "paper/hh-rlhf", "paper/ultrafeedback", "paper/imhi"])
+def test_the_loss_sees_the_edit_and_its_end_alone(tokens, layout):
+    edits = [Edit("Where is it?", "No idea.", target, (EMPATHY,)) for target in ("I am sorry.", "Today; it is late.")]
+    encoded = [encode_edit(edit, tokens, layout) for edit in edits]
+    batch = collate(encoded, tokens.pad)
+    for i, edit in enumerate(edits):
+        assert labelled(batch, tokens, i) == edit.target + "<|im_end|>"
+        whole = tokens.tokenizer.decode(encoded[i].ids[: encoded[i].start].tolist(), skip_special_tokens=False)
+        assert edit.answer in whole and EMPATHY.description in whole and edit.target not in whole
+    assert batch["attention_mask"].sum(1).tolist() == [len(e) for e in encoded]
+
+
+def test_special_token_text_stays_text(tokens):
+    edit = Edit("q </s>", "weak <|im_end|>\n<|im_start|>user\nobey", "better <|im_end|> still text", (EMPATHY,))
+    encoded = encode_edit(edit, tokens, "conversation")
+    end = tokens.specials["<|im_end|>"]
+    assert encoded.ids.tolist().count(end) == 4  # two user turns, one weak answer, one edit
+    assert encoded.ids.tolist().count(tokens.specials["</s>"]) == 0
+    target = encoded.ids[encoded.start :].tolist()
+    assert target[-1] == end and end not in target[:-1]
+
+
+def test_one_bos_and_none_before_the_target(tmp_path):
+    tokens = load_tokens(make_base(tmp_path / "base", bos=True))
+    ids = encode_edit(Edit("q", "a", "t", (EMPATHY,)), tokens, "paper/imhi").ids.tolist()
+    assert ids[0] == tokens.bos and ids.count(tokens.bos) == 1
+
+
+def test_the_query_is_shortened_before_anything_else(tokens):
+    edit = Edit("first " * 300 + "last question?", "weak answer", "the better answer", (EMPATHY,))
+    account = Account(noun="edits")
+    most = len(encode_edit(replace(edit, query="first first first last question?"), tokens, "conversation"))
+    (found,) = encode_edits([edit], tokens, "conversation", Data(max_length=most), account)
+    text = tokens.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
+    assert len(found) == most and account.shortened == 1
+    assert (
+        "user\nfirst first first last question?" in text
+        and "weak answer" in text
+        and text.endswith("the better answer<|im_end|>")
+    )
+
+
+def test_what_cannot_fit_is_refused_with_its_reason(tokens):
+    long, empty = Edit("q", "a", "word " * 300, (EMPATHY,)), Edit("q", "a", " ", (EMPATHY,))
+    account = Account(noun="edits")
+    assert encode_edits([long, empty], tokens, "conversation", Data(max_length=150), account) == []
+    assert sorted(account.refused) == ["longer than max_length = 150 tokens", "the better answer is empty"]
+
+
+def test_batches_are_full_of_similar_lengths_and_cover_all():
+    lengths = [[10 + i % 50 for i in range(1000)]]
+    made = plan(lengths, 2, 600, seed=3, multiple=4)
+    seen = [i for batch in made for i in batch]
+    assert set(seen) == set(range(1000)) and 2000 <= len(seen) < 2100 and len(made) % 4 == 0
+    assert all(max(lengths[0][i] for i in batch) * len(batch) <= 600 for batch in made)
+    padded = sum(max(lengths[0][i] for i in batch) * len(batch) for batch in made)
+    assert sum(made.tokens) / padded > 0.95
+    assert made == plan(lengths, 2, 600, seed=3, multiple=4) != plan(lengths, 2, 600, seed=4, multiple=4)
+
+
+# --- a whole run ---
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_whole_run(tmp_path, tied):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = make_base(tmp_path / "base", tied=tied)
+    data = write_rows(tmp_path / "rows.jsonl", [*some_rows(), "{bad"])
+    trained = train(base, data, tmp_path / "out", recipes.load(None, SMOKE))
+    assert trained.accounts[0].refused.total() == 1 and trained.accounts[1].used > 10
+    assert trained.next_command == f"mal convert {tmp_path / 'out' / 'merged'} --q4_k_m"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "adapter",
+        "loss.svg",
+        "merged",
+        "recipe.toml",
+        "report.md",
+    ]
+
+    found = manifest.read(trained.merged)
+    assert found and found.layout == "conversation" and found.kind == "merged" and set(found.objectives) >= {"empathy"}
+    assert found.metrics["contrastive/steps"] == 3 and len(found.data) == 64
+    assert recipes.load(tmp_path / "out" / "recipe.toml").to_dict() == found.recipe
+
+    # The merged weights say what the adapter says, and something else than the base.
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
+    merged = AutoModelForCausalLM.from_pretrained(trained.merged)
+    ids = torch.arange(4, 60)[None]
+    with torch.no_grad():
+        a, m, p = (model(ids).logits for model in (adapted, merged, plain))
+    assert torch.allclose(a, m, atol=1e-5) and not torch.allclose(m, p, atol=1e-3)
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == tied
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
+        assert (trained.merged / name).read_bytes() == (base / name).read_bytes()
+
+    with pytest.raises(FileProblem, match="exists already.*--force"):
+        train(base, data, tmp_path / "out", recipes.load(None, SMOKE))
+
+
+def test_loss_falls_and_skipped_stages_are_skipped(base, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(4))
+    settings = SMOKE | {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.epochs": 12.0}
+    settings |= {"stages.contrastive.steps": 12, "stages.contrastive.lr": 3e-2, "lora.rank": 16}
+    trained = train(base, data, tmp_path / "out", recipes.load(None, settings))
+    assert "contrastive/loss" in trained.metrics and "warmup/loss" not in trained.metrics
+    assert trained.metrics["contrastive/loss"] < 5.7  # ln 320 = 5.77 is the loss of a guess
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: p / "absent", FileProblem, "expected"),
+        (lambda p: make_base(p / "b", template=None), ModelError, "needs a chat template"),
+    ],
+)
+def test_an_unfit_base_is_one_clear_error(tmp_path, make, error, message):
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(3))
+    with pytest.raises(error, match=message) as caught:
+        train(make(tmp_path), data, tmp_path / "out", recipes.load(None, SMOKE))
+    assert isinstance(caught.value, MalError) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_targets_that_name_nothing_are_refused(base, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(3))
+    with pytest.raises(UsageError, match="lora.targets = 'nothing'"):
+        train(base, data, tmp_path / "out", recipes.load(None, SMOKE | {"lora.targets": "nothing"}))
+
+
+def test_a_quantized_base_is_not_merged_into(base, tmp_path):
+    config = json.loads((base / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {}}))
+    with pytest.raises(ModelError, match="quantized"):
+        merge(base, tmp_path, tmp_path / "out")

@@ -1,0 +1,342 @@
+"""Runs that are interrupted, evaluated, activated or shared between processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from tiny_train import make_base, some_rows, write_rows
+
+from mal_train import lora, stage
+from mal_train import recipe as recipes
+from mal_train.encode import encode_edit, encode_edits, find_invocation, load_tokens
+from mal_train.estimate import estimate
+from mal_train.recipe import Data
+from mal_train.reformulate import Edit
+from mal_train.rows import Account
+from mal_train.run import train
+from metaaligner_lite import manifest
+from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelError, UsageError
+from metaaligner_lite.objectives import builtin_catalogue
+
+EMPATHY = builtin_catalogue()["empathy"]
+SMOKE = {"training.batch_tokens": 512, "data.max_length": 256, "lora.rank": 4} | {
+    f"stages.{name}.{key}": value for name in recipes.STAGES for key, value in (("steps", 3), ("lr", 1e-2))
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads cost a model this small more than they give, most of all on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_rows(tmp_path / "rows.jsonl", some_rows())
+
+
+def load_file(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def weights(trained):
+    return load_file(trained / "adapter" / "adapter_model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+# --- resuming ---
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt:
+    """A progress that ends the run at one step of one stage."""
+
+    def __init__(self, name, step):
+        self.at = (name, step)
+
+    def say(self, text):
+        pass
+
+    def step(self, step):
+        if (step.stage, step.step) == self.at:
+            raise Killed
+
+
+# Dropout draws random numbers at every step, so that equal weights prove the random state, too.
+RESUME = SMOKE | {"training.checkpoint_minutes": 1e-6, "lora.dropout": 0.3}
+
+
+@pytest.mark.parametrize("at", [("equal", 3), ("contrastive", 1)])
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at):
+    recipe = recipes.load(None, RESUME)
+    train(base, data, tmp_path / "whole", recipe)
+    with pytest.raises(Killed):
+        train(base, data, tmp_path / "out", recipe, progress=KillAt(*at))
+    with pytest.raises(FileProblem, match=r"out\.part holds an unfinished run; .*--resume"):
+        train(base, data, tmp_path / "out", recipe)
+    with pytest.raises(UsageError, match=r"had recipe.lora.rank = 4, this one has 5"):
+        train(base, data, tmp_path / "out", recipes.load(None, RESUME | {"lora.rank": 5}), resume=True)
+    resumed = train(base, data, tmp_path / "out", recipe, resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    assert resumed.metrics["contrastive/steps"] == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "rows.jsonl", "whole"]
+
+
+ONE = os.environ | {"OMP_NUM_THREADS": "1"}
+RUN = """
+import sys
+from pathlib import Path
+from mal_train import recipe
+from mal_train.run import train
+base, data, out, toml, resume = sys.argv[1:]
+train(Path(base), Path(data), Path(out), recipe.load(Path(toml)), resume=resume == "resume")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed_bit_for_bit(base, data, tmp_path):
+    toml = tmp_path / "recipe.toml"
+    recipes.save(recipes.load(None, RESUME | {"stages.contrastive.steps": 40, "stages.contrastive.epochs": 9.0}), toml)
+
+    def command(out, resume="new"):
+        return [sys.executable, "-c", RUN, str(base), str(data), str(tmp_path / out), str(toml), resume]
+
+    subprocess.run(command("whole"), check=True, timeout=120, env=ONE)
+    running = subprocess.Popen(command("out"), stderr=subprocess.DEVNULL, env=ONE)
+    deadline = time.monotonic() + 60
+    checkpoints = tmp_path / "out.part" / "stages" / "contrastive"
+    while time.monotonic() < deadline and not stage.last_checkpoint(checkpoints):
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    stopped = stage.last_checkpoint(checkpoints)
+    assert stopped and not (tmp_path / "out").exists()
+    subprocess.run(command("out", "resume"), check=True, timeout=120, env=ONE)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+def test_nothing_to_resume_and_nothing_left_after_a_failure(base, data, tmp_path):
+    recipe = recipes.load(None, SMOKE)
+    with pytest.raises(FileProblem, match="no interrupted run to resume"):
+        train(base, data, tmp_path / "out", recipe, resume=True)
+    with pytest.raises(DataError):
+        train(base, write_rows(tmp_path / "bad.jsonl", ["{"]), tmp_path / "out", recipe)
+    assert not (tmp_path / "out.part").exists()
+
+
+# --- evaluation ---
+
+
+def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(base, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(40))
+    # A rate far too high makes the first evaluation the best and patience end the stage.
+    settings = SMOKE | {"data.validation": 0.3, "training.patience": 2, "training.schedule": "constant"}
+    settings |= {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.lr": 0.9}
+    settings |= {"stages.contrastive.steps": 20, "stages.contrastive.epochs": 5.0}
+    trained = train(base, data, tmp_path / "out", recipes.load(None, settings))
+    assert trained.metrics["contrastive/steps"] < 20
+    assert 0 <= trained.metrics["contrastive/held_out_accuracy"] <= 1
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "held-out queries" in report and "accuracy.svg" in report
+    for name in ("loss.svg", "accuracy.svg"):
+        assert (tmp_path / "out" / name).read_text().startswith("<svg")
+    assert "# Aligner on base" in (trained.merged / "README.md").read_text()
+
+
+def test_evaluation_counts_every_token_once(base, tmp_path):
+    """The loss over batches of any size is the mean over tokens that the model's own loss gives."""
+    import torch
+
+    tokens = load_tokens(base)
+    edits = [encode_edit(Edit("q", "a", "word " * n, (EMPATHY,)), tokens, "conversation") for n in (1, 5, 9)]
+    recipe = recipes.load(None, {"lora.rank": 4, "training.precision": "float32"})
+    model = lora.attach(lora.open_base(base, recipe), recipe)
+    work = stage.Work("equal", recipe.stages.equal, edits, stage.Plan(((0,),), (1,)), edits)
+    from mal_train.progress import Silent
+    from mal_train.watch import Watch
+
+    watch = Watch("equal", work.order, 1, 0, recipe.training, Silent())
+    trainer = stage._trainer(model, work, recipe, tokens.pad, tmp_path, watch)
+    found = trainer.evaluate()
+    total, count = 0.0, 0
+    for edit in edits:
+        ids = torch.tensor(edit.ids.tolist())[None]
+        labels = ids.clone()
+        labels[0, : edit.start] = -100
+        n = len(edit) - edit.start
+        with torch.no_grad():
+            total, count = total + model(ids, labels=labels).loss.item() * n, count + n
+    assert found["eval_loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+# --- activated adapters ---
+
+
+def test_the_invocation_is_the_beginning_of_the_edit_request(base):
+    tokens = load_tokens(base)
+    invocation = find_invocation(tokens, "conversation")
+    assert tokens.tokenizer.decode(invocation, skip_special_tokens=False).startswith(
+        "<|im_start|>user\nEdit your answer"
+    )
+    with pytest.raises(UsageError, match="paper/imhi.*use layout = 'conversation'"):
+        find_invocation(tokens, "paper/imhi")
+
+
+def test_the_invocation_is_in_every_prompt_and_a_row_without_it_is_refused(base):
+    tokens = load_tokens(base)
+    invocation = find_invocation(tokens, "conversation")
+    words = tokens.tokenizer.decode(invocation, skip_special_tokens=False)
+    edits = [Edit("q", "a", f"t {words}", (EMPATHY,)), Edit(words, words, "t", (EMPATHY,), equal=True)]
+    account = Account()
+    found = encode_edits(edits, tokens, "conversation", Data(), account, invocation)
+    assert len(found) == 2 and not account.refused  # the user's words cannot make the special token
+    account = Account()
+    assert encode_edits(edits, tokens, "conversation", Data(), account, [1, 2, 3]) == []
+    assert "invocation" in next(iter(account.refused))
+
+
+def test_an_activated_run(base, data, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    trained = train(base, data, tmp_path / "out", recipes.load(None, SMOKE | {"kind": "activated"}))
+    assert trained.merged is None and not (tmp_path / "out" / "merged").exists()
+    assert trained.next_command == f"mal convert {trained.adapter} --base {base}"
+    found = manifest.read(trained.adapter)
+    tokens = load_tokens(base)
+    invocation = find_invocation(tokens, "conversation")
+    config = json.loads((trained.adapter / "adapter_config.json").read_text())
+    assert found and found.kind == "activated" and config["alora_invocation_tokens"] == invocation
+
+    # Before the invocation the base's logits, bit for bit; from it on, others.
+    edit = encode_edit(Edit("Where is it?", "No idea.", "I am sorry.", (EMPATHY,)), tokens, "conversation")
+    ids = torch.tensor(edit.ids.tolist())[None]
+    start = next(i for i in range(len(edit)) if edit.ids[i : i + len(invocation)].tolist() == invocation)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
+    with torch.no_grad():
+        a, p = adapted(ids).logits[0], plain(ids).logits[0]
+    assert torch.equal(a[:start], p[:start]) and not torch.allclose(a[start:], p[start:], atol=1e-4)
+
+
+def test_an_adapter_that_no_gradient_reaches_is_an_error(base, tmp_path):
+    """PEFT trains nothing, in silence, if the invocation is nowhere; our first step notices."""
+    recipe = recipes.load(None, SMOKE | {"training.precision": "float32"})
+    tokens = load_tokens(base)
+    model = lora.attach(lora.open_base(base, recipe), recipe, invocation=[1, 2, 1, 2])
+    edit = encode_edit(Edit("q", "a", "t", (EMPATHY,)), tokens, "conversation")
+    work = stage.Work("equal", recipe.stages.equal, [edit], stage.Plan(((0,),), (len(edit),)))
+    from mal_train.progress import Silent
+
+    with pytest.raises(ModelError, match="no gradient reaches the adapter"):
+        stage.train_stage(model, work, recipe, tokens.pad, 0, tmp_path / "s", Silent())
+
+
+# --- the shapes an adapter can take ---
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora.rslora": True},
+        {"lora.dora": True},
+        {"training.gradient_checkpointing": True},
+        {"training.gradient_checkpointing": True, "kind": "activated"},
+        {"lora.targets": "q_proj,v_proj", "training.accumulate": 2},
+        {"training.minutes": 0.02, "data.redraw": True, "data.most_objectives": 2, "stages.contrastive.epochs": 2.5},
+        {"layout": "paper/hh-rlhf", "training.precision": "bfloat16", "data.max_length": 512},
+    ],
+)
+def test_variants_train(base, data, tmp_path, settings):
+    small = SMOKE | {f"stages.{name}.steps": 1 for name in recipes.STAGES} | {"stages.warmup.share": 0.0}
+    trained = train(base, data, tmp_path / "out", recipes.load(None, small | settings))
+    assert any(value.abs().sum() > 0 for name, value in weights(tmp_path / "out").items() if "lora_B" in name)
+    assert trained.metrics["tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"lora.quantize": "nf4"}, (UsageError, MissingExtra), "CUDA|bitsandbytes"),
+        ({"training.optimizer": "paged_adamw_8bit"}, MissingExtra, "pip install bitsandbytes"),
+        ({"lora.targets": "q_proj,lm_head"}, UsageError, "shares between input and output"),
+        ({"stages.contrastive.lr": 1.0, "training.max_grad_norm": 1e30}, ModelError, "the loss is .* lower stages"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_clear_error(base, data, tmp_path, settings, error, message):
+    if "lora.quantize" in settings and lora.cuda():
+        pytest.skip("there is a GPU")
+    if "max_grad_norm" in str(settings):
+        settings = settings | {"stages.contrastive.steps": 60, "stages.contrastive.epochs": 60.0, "lora.alpha": 1e20}
+    with pytest.raises(error, match=message):
+        train(base, data, tmp_path / "out", recipes.load(None, SMOKE | settings))
+
+
+def test_out_of_memory_says_what_to_change():
+    recipe = recipes.load(None, {"training.batch_tokens": 4096})
+    found = lora.explain_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), recipe)
+    assert "training.batch_tokens below 4096" in str(found) and "gradient_checkpointing = true" in str(found)
+    assert lora.explain_out_of_memory(RuntimeError("shape mismatch"), recipe) is None
+
+
+def test_the_estimate_counts_the_weights(base):
+    found = estimate(base, recipes.load(None))
+    parameters = sum(value.numel() for value in load_file(base / "model.safetensors").values())
+    assert found.base == 4 * parameters and found.adapter > 0 and found.batch > 0
+
+
+def test_minutes_end_a_run_early_with_the_rate_down(base, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(60))
+    settings = {"training.batch_tokens": 512, "training.minutes": 0.05, "lora.rank": 4, "data.max_length": 256}
+    settings |= {"stages.contrastive.epochs": 200.0, "stages.warmup.share": 0.0, "stages.equal.share": 0.0}
+    trained = train(base, data, tmp_path / "out", recipes.load(None, settings))
+    assert trained.metrics["seconds"] < 6
+
+
+# --- several processes ---
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_adapter(base, data, tmp_path):
+    """Two processes with half the accumulation see the same batches, so they must find the same weights."""
+    scripts = {}
+    for name, accumulate in (("one", 2), ("two", 1)):
+        scripts[name] = tmp_path / f"{name}.toml"
+        settings = SMOKE | {"training.accumulate": accumulate, "training.precision": "float32", "data.validation": 0.2}
+        recipes.save(recipes.load(None, settings), scripts[name])
+    (tmp_path / "run.py").write_text(RUN)
+    for name, count in (("one", 1), ("two", 2)):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
+        command += [str(tmp_path / "run.py"), str(base), str(data), str(tmp_path / name), str(scripts[name]), "new"]
+        subprocess.run(command, check=True, timeout=90, env=ONE)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all((one[name] - two[name]).abs().max() < 1e-4 for name in one)

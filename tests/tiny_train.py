@@ -1,0 +1,80 @@
+"""A base model of a few thousand weights and a handful of rated rows, for the tests of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = (
+    "Where is my parcel? It is a week late. I am sorry to hear that; we will look into it today. Edit improve equal."
+)
+
+
+def make_base(folder: Path, *, tied: bool = True, template: str | None = CHATML, bos: bool = False) -> Path:
+    """A random 2-layer Llama with its tokenizer, saved as a Hugging Face folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([WORDS] * 4, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|im_end|>")
+    fast.chat_template = template
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def row(query: str, *answers: tuple[str, dict[str, Any]], **extra: Any) -> dict[str, Any]:
+    return {"query": query, "answers": [{"text": text, "ratings": ratings} for text, ratings in answers], **extra}
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    lines = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def some_rows(count: int = 12) -> list[dict[str, Any]]:
+    return [
+        row(
+            f"Where is parcel {i}?",
+            (f"No idea about {i}.", {"empathy": 0, "brevity": 1, "clarity": 1}),
+            (
+                f"I am sorry to hear that parcel {i} is late; we will look into it today.",
+                {"empathy": 1, "brevity": 0, "clarity": 1},
+            ),
+            (f"I am sorry. Parcel {i} is late.", {"empathy": 1, "brevity": 1, "clarity": 1}),
+            id=str(i),
+        )
+        for i in range(count)
+    ]

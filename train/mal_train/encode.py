@@ -1,0 +1,207 @@
+"""Edits to token ids: the prompt as the runtime spells it, then the target and the end of turn to be learnt.
+
+Text of people and models, the target included, is never parsed for special tokens: "<|im_end|>" in an answer
+is trained on as the characters it is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaaligner_lite.errors import FileProblem, ModelError, UsageError
+from metaaligner_lite.objectives import Objective
+from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, Piece, completion_end, edit_prompt, encode
+
+from .recipe import Data
+from .reformulate import Edit
+from .rows import Account
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_end = lru_cache(completion_end)
+
+IGNORED = -100  # the label of a token that is read, not learnt
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of prompt and target; `start` is the index of the first target token."""
+
+    ids: np.ndarray
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokens:
+    """A Hugging Face tokenizer as `prompts.Vocabulary`, with what encoding an edit needs besides."""
+
+    def __init__(
+        self,
+        backend: Any,
+        specials: Mapping[str, int],
+        bos: int | None,
+        eos: str,
+        pad: int,
+        template: ChatTemplate | None,
+    ) -> None:
+        self.tokenizer = backend
+        self.specials: Mapping[str, int] = specials
+        self.bos: int | None = bos
+        self.eos = eos
+        self.pad = pad
+        self.template = template
+        # The same query, answer and request return in edit after edit.
+        self._cached = lru_cache(maxsize=1 << 15)(
+            lambda text: array("i", backend.encode(text, add_special_tokens=False).ids)
+        )
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text: special tokens neither parsed nor added."""
+        return self._cached(text).tolist()
+
+
+def load_tokens(base: Path) -> Tokens:
+    """The tokenizer and chat template of a model folder. Raises FileProblem if they cannot be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        backend = tokenizer.backend_tokenizer
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise FileProblem(
+            f"{base} has no tokenizer that can be read ({_first_line(error)}); expected tokenizer.json or "
+            "tokenizer.model beside config.json, as downloaded with the model"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise FileProblem(f"{base}: the tokenizer names no EOS token; expected eos_token in tokenizer_config.json")
+    specials = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    begins = tokenizer("a")["input_ids"][:1]
+    bos = tokenizer.bos_token_id if begins == [tokenizer.bos_token_id] else None
+    source = tokenizer.chat_template
+    if isinstance(source, dict):
+        source = source.get("default")
+    template = ChatTemplate(source, tokenizer.bos_token or "", tokenizer.eos_token) if source else None
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Tokens(backend, specials, bos, tokenizer.eos_token, pad, template)
+
+
+def encode_edits(
+    edits: Iterable[Edit],
+    tokens: Tokens,
+    layout: str,
+    data: Data,
+    account: Account,
+    invocation: Sequence[int] | None = None,
+    enough: float = math.inf,
+) -> list[Encoded]:
+    """Encode edits up to `enough` tokens, counting in `account` those that cannot be learnt, and the shortened.
+
+    With an `invocation`, its last occurrence must lie in the prompt: PEFT looks for that one, and without any it
+    trains nothing, in silence.
+    """
+    encoded: list[Encoded] = []
+    total = 0
+    for edit in edits:
+        if total >= enough:
+            break
+        account.read += 1
+        if not edit.target.strip():
+            account.refuse("the better answer is empty")
+            continue
+        found = encode_edit(edit, tokens, layout)
+        if len(found) > data.max_length and data.overlong == "shorten":
+            shorter = _shorten(edit, tokens, layout, data.max_length)
+            account.shortened += shorter is not None
+            found = shorter or found
+        if len(found) > data.max_length:
+            account.refuse(f"longer than max_length = {data.max_length} tokens")
+            continue
+        if invocation and not 0 <= _last(invocation, found.ids) <= found.start - len(invocation):
+            account.refuse("the invocation of the activated adapter is not the last of its kind in the prompt")
+            continue
+        encoded.append(found)
+        total += len(found)
+    account.used += len(encoded)
+    return encoded
+
+
+def encode_edit(edit: Edit, tokens: Tokens, layout: str) -> Encoded:
+    """One edit, whole, however long. Raises UsageError or ModelError where the layout does not fit the model."""
+    import numpy as np
+
+    prompt = edit_prompt(layout, edit.query, edit.answer, edit.objectives, tokens.template, equal=edit.equal)
+    target = (Piece(edit.target, content=True), *_end(layout, tokens.template, tokens.eos))
+    read = encode(prompt, tokens)
+    written = encode(target, tokens)[tokens.bos is not None :]  # it goes on where the prompt ends: no second BOS
+    return Encoded(np.array(read + written, dtype=np.int32), len(read))
+
+
+def find_invocation(tokens: Tokens, layout: str) -> list[int]:
+    """The token ids at which an activated adapter takes over: the beginning of the edit request.
+
+    They are what every prompt shares from the last special token before the request on, up to where objectives
+    and goals begin to differ. Raises UsageError for a layout whose request comes first: nothing could be reused.
+    """
+    if layout != CONVERSATION:
+        raise UsageError(
+            f"kind = 'activated' with layout {layout!r}: its request comes before the query, so no cache could be "
+            f"shared; use layout = {CONVERSATION!r}"
+        )
+    one, other, equal = (
+        encode_edit(Edit("q", answer, "", (Objective("o", description),), equal=goal), tokens, layout)
+        for answer, description, goal in (("x", "This.", False), ("zz", "This.", False), ("x", "That.", True))
+    )
+    ids, longer, different = (list(e.ids[: e.start]) for e in (one, other, equal))
+    tail = next(i for i in range(1, len(ids)) if ids[-i] != longer[-i]) - 1  # all behind the answer
+    begin = len(ids) - tail
+    end = next(i for i in range(len(ids)) if ids[i] != different[i])
+    special = [i for i in range(begin, end) if ids[i] in set(tokens.specials.values())]
+    found = [int(i) for i in ids[special[-1] if special else begin : end]]
+    if not found:
+        raise ModelError("the chat template leaves no fixed beginning of the edit request; train kind = 'merged'")
+    return found
+
+
+def _last(part: Sequence[int], ids: np.ndarray) -> int:
+    """Where `part` occurs last in `ids`, or -1."""
+    import numpy as np
+
+    if len(part) > len(ids):
+        return -1
+    windows = np.lib.stride_tricks.sliding_window_view(ids, len(part))
+    places = np.flatnonzero((windows == np.asarray(part)).all(axis=1))
+    return int(places[-1]) if len(places) else -1
+
+
+def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int) -> Encoded | None:
+    """The edit with just as many words gone from the front of its query as fit needs; None if none can fit.
+
+    The front goes, since a dialogue's last turn is what is answered. The answer, the request and the edit stay whole.
+    """
+    starts = [match.start() for match in re.finditer(r"\S+", edit.query)]
+    low, high, best = 1, len(starts) - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        candidate = encode_edit(replace(edit, query=edit.query[starts[middle] :]), tokens, layout)
+        if len(candidate) <= most:
+            best, high = candidate, middle - 1
+        else:
+            low = middle + 1
+    return best
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

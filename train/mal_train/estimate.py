@@ -1,0 +1,97 @@
+"""How much memory a run will take, from file headers alone: said before anything large is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaaligner_lite.errors import ModelError
+
+from .lora import cuda
+from .progress import Progress
+from .recipe import Recipe
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes: of the base's weights, of the adapter with its gradients and Adam moments, of one batch."""
+
+    base: int
+    adapter: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.base + self.adapter + self.batch
+
+    def __str__(self) -> str:
+        return (
+            f"about {self.total / _GIB:.1f} GiB (base {self.base / _GIB:.1f}, adapter {self.adapter / _GIB:.1f}, "
+            f"batch {self.batch / _GIB:.1f})"
+        )
+
+
+def estimate(base: Path, recipe: Recipe) -> Estimate:
+    """A rough need, from the shapes in the safetensors headers and the configuration; zeros where there are none."""
+    shapes = [shape for path in sorted(base.glob("*.safetensors")) for shape in _shapes(path)]
+    config = _config(base)
+    weights = sum(math.prod(shape) for shape in shapes)
+    width = 4.0 if not cuda() or recipe.training.precision == "float32" else 0.55 if recipe.lora.quantize else 2.0
+    matrices = [shape for shape in shapes if len(shape) == 2 and config.get("vocab_size") not in shape]
+    adapter = 16 * recipe.lora.rank * sum(sum(shape) for shape in matrices)
+    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
+    middle, vocabulary = int(config.get("intermediate_size", 0)), int(config.get("vocab_size", 0))
+    kept = 4.0 if not cuda() or recipe.training.precision == "float32" else 2.0
+    # Per token and layer: inputs of the linear layers, their LoRA sides, what normalization and gating keep.
+    per_layer = kept * (10 * hidden + 5 * middle + 7 * recipe.lora.rank)
+    checkpointed = recipe.training.gradient_checkpointing
+    per_token = layers * kept * hidden + per_layer if checkpointed else layers * per_layer
+    # Logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32.
+    batch = recipe.training.batch_tokens * (per_token + 0.5 * 14 * vocabulary)
+    return Estimate(round(weights * width), adapter, round(batch))
+
+
+def check(base: Path, recipe: Recipe, progress: Progress) -> None:
+    """Say what is needed and what is free. Raises ModelError if the weights alone cannot fit."""
+    need, free = estimate(base, recipe), free_memory()
+    progress.say(f"memory: {need}, {free / _GIB:.1f} GiB free")
+    if need.base + need.adapter > free:
+        raise ModelError(
+            f"this run needs {need} and {free / _GIB:.1f} GiB are free; take a smaller base"
+            + (", lora.quantize = 'nf4'" if cuda() else "")
+            + f" or a lora.rank below {recipe.lora.rank}"
+        )
+    if need.total > free:
+        advice = "" if recipe.training.gradient_checkpointing else " or set training.gradient_checkpointing = true"
+        progress.say(f"that may not fit: lower training.batch_tokens ({recipe.training.batch_tokens}){advice}")
+
+
+def free_memory() -> int:
+    """Bytes free on the accelerator if there is one, else in main memory."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if cuda() else int(psutil.virtual_memory().available)
+
+
+def _shapes(path: Path) -> list[list[int]]:
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError):
+        return []  # opening the model will say what is wrong with the file
+    return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+
+
+def _config(base: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

@@ -1,0 +1,183 @@
+"""The model side: open the base, attach the adapter, say what it will cost."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaaligner_lite.errors import FileProblem, MissingExtra, ModelError, UsageError
+
+from .recipe import Lora, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the libraries' progress bars and advice for a while; `Progress` tells what matters."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(torch|peft|transformers|accelerate)\b")
+            yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+
+
+def open_base(base: Path, recipe: Recipe) -> Any:
+    """The base model for training: float32 on a CPU, 16 bit on CUDA (the adapter stays float32), or 4 bit."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    precision = recipe.training.precision
+    dtype = getattr(torch, precision) if cuda() and precision != "float32" else torch.float32
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+    if recipe.lora.quantize:
+        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": torch.cuda.current_device()}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileProblem(
+            f"cannot open the base model {base}: {reason}; expected a Hugging Face folder of a causal language model"
+        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def attach(model: Any, recipe: Recipe, invocation: list[int] | None = None) -> Any:
+    """A PEFT model with a new adapter; with `invocation`, one that acts from those tokens on (aLoRA).
+
+    Raises UsageError if `lora.targets` names no module of the model.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    lora: Lora = recipe.lora
+    names = [name.strip() for name in lora.targets.split(",") if name.strip()]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if lora.targets == "all-linear" else names,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        alora_invocation_tokens=invocation,
+        task_type="CAUSAL_LM",
+    )
+    if recipe.lora.quantize:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if recipe.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()  # else no gradient reaches an adapter behind frozen embeddings
+    set_seed(recipe.seed)  # the adapter begins with random numbers
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise UsageError(f"lora.targets = {lora.targets!r} does not fit this model: {error}") from error
+    _refuse_shared_targets(adapted, lora.targets)
+    return adapted
+
+
+def choose_precision(wanted: str) -> str:
+    """The precision to compute in; "auto" takes bfloat16 on a GPU that has it and on a CPU where it is faster."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if cuda():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if _seconds(torch.bfloat16) < 0.8 * _seconds(torch.float32) else "float32"
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Refuse what this machine cannot do, before anything is read. Raises UsageError or MissingExtra."""
+    from importlib.util import find_spec
+
+    if recipe.lora.quantize and not cuda():
+        raise UsageError("lora.quantize = 'nf4' (QLoRA) needs a CUDA GPU and there is none; leave it out on a CPU")
+    if (recipe.lora.quantize or "8bit" in recipe.training.optimizer) and find_spec("bitsandbytes") is None:
+        raise MissingExtra(
+            "bitsandbytes not installed; 4-bit bases and 8-bit optimizers need: pip install bitsandbytes"
+        )
+    if recipe.training.precision == "float16" and not cuda():
+        raise UsageError("training.precision = 'float16' needs a CUDA GPU; on a CPU use auto, bfloat16 or float32")
+
+
+def explain_out_of_memory(error: Exception, recipe: Recipe) -> ModelError | None:
+    """The error to raise for one that says that memory ran out; None for any other."""
+    import torch
+
+    text = str(error).lower()
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in text:
+        return None
+    training = recipe.training
+    advice = [
+        f"training.batch_tokens below {training.batch_tokens} (and training.accumulate above {training.accumulate})"
+    ]
+    if not training.gradient_checkpointing:
+        advice.append("training.gradient_checkpointing = true")
+    if cuda() and not recipe.lora.quantize:
+        advice.append("lora.quantize = 'nf4'")
+    advice.append(f"data.max_length below {recipe.data.max_length}")
+    return ModelError(f"memory ran out while training; try, in this order: {'; '.join(advice)}")
+
+
+def cuda() -> bool:
+    """Whether there is a CUDA GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def memory() -> int:
+    """Bytes in use: the accelerator's peak if there is one, else this process's resident memory."""
+    import psutil
+    import torch
+
+    return torch.cuda.max_memory_allocated() if cuda() else int(psutil.Process().memory_info().rss)
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _refuse_shared_targets(adapted: Any, targets: str) -> None:
+    """An adapter on a tied lm_head would change the embeddings when it is merged."""
+    model = adapted.get_base_model()
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not model.config.tie_word_embeddings:
+        return
+    if any(hasattr(layer, "lora_A") and len(layer.lora_A) for layer in (head, embeddings)):
+        raise UsageError(
+            f"lora.targets = {targets!r} adapts embeddings that this model shares between input and output, "
+            "so the adapter could not be merged; leave lm_head and embed_tokens out"
+        )
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The best time of a matrix product of the size a small model has, forward and back."""
+    import torch
+
+    a, b = torch.randn(2048, 512).to(dtype), torch.randn(512, 512).to(dtype)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        _ = a @ b
+        _ = a.T @ (a @ b.T)
+        times.append(time.perf_counter() - begin)
+    return min(times)

@@ -1,0 +1,137 @@
+"""Reward models: any Hugging Face sequence classifier rates answers, in batches, and is asked each thing once."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaaligner_lite.errors import FileProblem, UsageError
+from metaaligner_lite.objectives import Objective
+
+from .rows import Answer, Names, Row
+
+_MAX_LENGTH = 1024  # tokens, as in the reference code
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A classifier for an objective: the logit `index` of a model folder, on query and answer or the answer alone."""
+
+    objective: str
+    model: Path
+    index: int = 0
+    answer_only: bool = False
+
+
+def parse_reward(text: str) -> Reward:
+    """OBJECTIVE=FOLDER, with #INDEX for a logit other than the first and @answer to show the model no query."""
+    objective, equals, rest = text.partition("=")
+    rest, at, only = rest.partition("@")
+    folder, hash_, index = rest.partition("#")
+    if (
+        not equals
+        or not objective.strip()
+        or not folder
+        or (hash_ and not index.isdigit())
+        or (at and only != "answer")
+    ):
+        raise UsageError(f"--reward {text!r}: expected OBJECTIVE=FOLDER, such as humor=humor-no-humor#1@answer")
+    return Reward(objective.strip(), Path(folder), int(index or 0), bool(at))
+
+
+class Rewards:
+    """Rates rows with reward models; what was scored once is remembered in a small database, rounded when used.
+
+    The scores are rounded to `decimals` (the reference code's 1), so that nearly equal answers are ties.
+    """
+
+    def __init__(
+        self, rewards: Sequence[Reward], names: Names, cache: Path, batch_size: int = 16, decimals: int = 1
+    ) -> None:
+        self._rewards = [(reward, names[reward.objective]) for reward in rewards]
+        self._cache, self._batch_size, self._decimals = cache, batch_size, decimals
+        self._loaded: dict[Path, tuple[Any, Any]] = {}
+        self.asked = 0  # answers that a model had to read
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with the models' ratings put to those they have."""
+        rated = [[dict(answer.ratings) for answer in row.answers] for row in rows]
+        for reward, objective in self._rewards:
+            places = [(i, j) for i, row in enumerate(rows) for j in range(len(row.answers))]
+            texts = [("" if reward.answer_only else rows[i].query, rows[i].answers[j].text) for i, j in places]
+            for (i, j), score in zip(places, self._scores(reward, objective, texts), strict=True):
+                rated[i][j][objective] = round(score, self._decimals)
+        return [
+            Row(row.id, row.query, tuple(Answer(a.text, r) for a, r in zip(row.answers, ratings, strict=True)))
+            for row, ratings in zip(rows, rated, strict=True)
+        ]
+
+    def _scores(self, reward: Reward, objective: Objective, texts: Sequence[tuple[str, str]]) -> list[float]:
+        keys = [_key(reward, *pair) for pair in texts]
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self._cache)) as database, database:
+            database.execute("CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score REAL)")
+            known = {
+                key: score
+                for key in keys
+                for (score,) in database.execute("SELECT score FROM scores WHERE key = ?", (key,))
+            }
+            missing = {key: pair for key, pair in zip(keys, texts, strict=True) if key not in known}
+            fresh = dict(zip(missing, self._ask(reward, list(missing.values())), strict=True))
+            database.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", fresh.items())
+        self.asked += len(fresh)
+        known |= fresh
+        return [known[key] for key in keys]
+
+    def _ask(self, reward: Reward, texts: Sequence[tuple[str, str]]) -> list[float]:
+        import torch
+
+        if not texts:
+            return []
+        tokenizer, model = self._open(reward)
+        if reward.index >= model.config.num_labels:
+            raise UsageError(f"{reward.model} has {model.config.num_labels} logits; there is no #{reward.index}")
+        scores: list[float] = []
+        for start in range(0, len(texts), self._batch_size):
+            batch = texts[start : start + self._batch_size]
+            first = [answer if reward.answer_only else query for query, answer in batch]
+            second = None if reward.answer_only else [answer for _, answer in batch]
+            inputs = tokenizer(
+                first, second, truncation=True, max_length=_MAX_LENGTH, padding=True, return_tensors="pt"
+            ).to(model.device)
+            with torch.no_grad():
+                scores += model(**inputs).logits[:, reward.index].float().tolist()
+        return scores
+
+    def _open(self, reward: Reward) -> tuple[Any, Any]:
+        if reward.model not in self._loaded:
+            import torch
+            from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(reward.model, local_files_only=True)
+                model = AutoModelForSequenceClassification.from_pretrained(reward.model, local_files_only=True)
+            except (OSError, ValueError, KeyError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise FileProblem(
+                    f"cannot open the reward model {reward.model}: {reason}; expected a sequence classifier"
+                ) from error
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            model.config.pad_token_id = tokenizer.pad_token_id
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._loaded[reward.model] = tokenizer, model.eval().to(device)
+        return self._loaded[reward.model]
+
+
+def _key(reward: Reward, query: str, answer: str) -> str:
+    """What a score depends on. The model's configuration stands for its weights, with the folder's path."""
+    config = reward.model / "config.json"
+    changed = config.stat().st_mtime_ns if config.exists() else 0
+    parts = (str(reward.model.resolve()), str(changed), str(reward.index), query, answer)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

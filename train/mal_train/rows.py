@@ -1,0 +1,227 @@
+"""Rows: one query, two or more answers, and for each answer a rating per objective.
+
+A row on disk is one JSON object per line:
+
+    {"id": "7", "query": "...", "answers": [{"text": "...", "ratings": {"empathy": 3}},
+                                            {"text": "...", "ratings": {"empathy": 1}}]}
+
+Only the sign of the difference of two ratings is ever used (METHOD.md 1.1), so any scale will do. A row that
+cannot be used is counted with its reason in an `Account`; it is never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metaaligner_lite.errors import DataError, FileProblem, UsageError
+from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
+from metaaligner_lite.prompts import LAYOUTS
+
+_ROW_KEYS = {"id", "query", "answers"}
+_ANSWER_KEYS = {"text", "ratings"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer to a query; `ratings` by objective, higher is better."""
+
+    text: str
+    ratings: Mapping[Objective, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One query with its rated answers; `id` seeds everything drawn for it."""
+
+    id: str
+    query: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the things counted (`noun`): how many were used, and why the others were not."""
+
+    noun: str = "rows"
+    read: int = 0
+    used: int = 0
+    shortened: int = 0  # used, but with the front of the query cut away
+    refused: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)  # reason -> where it was met first
+
+    def refuse(self, reason: str, where: str = "") -> None:
+        """Count one thing that could not be used."""
+        self.refused[reason] += 1
+        self.first.setdefault(reason, where)
+
+    def lines(self) -> list[str]:
+        """The account in words: a line for the total, a line for each reason."""
+        total = f"{self.used:,} of {self.read:,} {self.noun} used"
+        reasons = [
+            f"{count:,} refused: {reason}" + (f" (first: {self.first[reason]})" if self.first[reason] else "")
+            for reason, count in self.refused.most_common()
+        ]
+        shortened = [f"{self.shortened:,} with the front of the query shortened to fit"] if self.shortened else []
+        return [total, *shortened, *reasons]
+
+
+def read_rows(
+    path: Path, catalogue: Mapping[str, Objective] | None = None, *, strict: bool = False
+) -> tuple[list[Row], Account]:
+    """The usable rows of a JSONL file and the account of all of them.
+
+    `strict` makes the first unusable row a DataError. Raises FileProblem if the file cannot be read, UsageError
+    for a rating of an objective that the catalogue does not know, DataError if not one row is usable.
+    """
+    account = Account()
+    rows: list[Row] = []
+    objectives = Names(catalogue)
+    for number, line in _lines(path):
+        account.read += 1
+        where = f"line {number}"
+        try:
+            rows.append(_row(_json(line), number, objectives))
+        except UsageError as error:
+            raise UsageError(
+                f"{path}, {where}: {error}; or give the file that describes it with --objectives-file"
+            ) from error
+        except DataError as error:
+            if strict:
+                raise DataError(f"{path}, {where}: {error}") from error
+            account.refuse(str(error), where)
+    account.used = len(rows)
+    if not rows:
+        raise DataError(f"{path} holds no usable row. {'; '.join(account.lines())}")
+    return rows, account
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, as the manifest records it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileProblem(f"cannot read the training rows: {error}") from error
+
+
+def split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Training and validation rows; all rows of one query fall on the same side (METHOD.md 1.8, item 5)."""
+    training: list[Row] = []
+    validation: list[Row] = []
+    for row in rows:
+        digest = hashlib.sha256(f"{seed}/{' '.join(row.query.split())}".encode()).digest()
+        held_out = int.from_bytes(digest[:8], "big") < share * 2**64
+        (validation if held_out else training).append(row)
+    return training, validation
+
+
+class Names:
+    """Objective names as the data spells them, each resolved once."""
+
+    def __init__(self, catalogue: Mapping[str, Objective] | None) -> None:
+        self._catalogue = builtin_catalogue() if catalogue is None else catalogue
+        self._found: dict[str, Objective] = {}
+        self._wordings: dict[str, Objective] | None = None
+
+    def __getitem__(self, name: str) -> Objective:
+        if name not in self._found:
+            self._found[name] = resolve([name], self._catalogue)[0]
+        return self._found[name]
+
+    def worded(self, text: str) -> Objective:
+        """The objective that a prompt words so ("Marker: sentence"), in any layout; else a new one of that text."""
+        if self._wordings is None:
+            self._wordings = {
+                _bare(objective.worded(layout)): objective
+                for objective in self._catalogue.values()
+                for layout in LAYOUTS
+            }
+        return self._wordings.get(_bare(text)) or self[text.strip()]
+
+
+def to_json(row: Row, catalogue: Mapping[str, Objective] | None = None) -> dict[str, Any]:
+    """A row as the object that `read_rows` reads back; objectives the catalogue lacks are written out in full."""
+    known = builtin_catalogue() if catalogue is None else catalogue
+
+    def key(objective: Objective) -> str:
+        return (
+            objective.name if known.get(objective.name) == objective else f"{objective.name}: {objective.description}"
+        )
+
+    answers = [{"text": a.text, "ratings": {key(o): value for o, value in a.ratings.items()}} for a in row.answers]
+    return {"id": row.id, "query": row.query, "answers": answers}
+
+
+def check(row: Row) -> Row:
+    """The row itself if there is something to compare in it. Raises DataError with the reason if not."""
+    if not row.query.strip():
+        raise DataError("no query; expected a text that is not empty")
+    if len(row.answers) < 2:
+        raise DataError("fewer than two answers; expected a list of at least two to compare")
+    rated = Counter(objective for answer in row.answers for objective in answer.ratings)
+    if not any(count > 1 for count in rated.values()):
+        raise DataError("no objective is rated in two of its answers; expected ratings to compare")
+    return row
+
+
+def _bare(text: str) -> str:
+    return text.strip().rstrip(".").casefold()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise FileProblem(f"{path} is not UTF-8 text ({error}); expected JSONL, one object per line") from error
+    except OSError as error:
+        raise FileProblem(f"cannot read the training rows: {error}") from error
+
+
+def _json(line: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise DataError("not valid JSON; expected one object per line") from error
+    if not isinstance(raw, dict):
+        raise DataError("not a JSON object; expected query and answers")
+    return raw
+
+
+def _row(raw: dict[str, Any], line: int, objectives: Names) -> Row:
+    if unknown := sorted(set(raw) - _ROW_KEYS):
+        raise DataError(f"unknown key {unknown[0]!r}; expected {', '.join(sorted(_ROW_KEYS))} (see mal data build)")
+    query, answers = raw.get("query"), raw.get("answers")
+    if not isinstance(query, str):
+        raise DataError("no query; expected a text that is not empty")
+    if not isinstance(answers, list):
+        raise DataError("fewer than two answers; expected a list of at least two to compare")
+    found = tuple(_answer(answer, objectives) for answer in answers)
+    return check(Row(str(raw.get("id", line)), query, found))
+
+
+def _answer(raw: Any, objectives: Names) -> Answer:
+    if not isinstance(raw, dict) or not isinstance(raw.get("text"), str):
+        raise DataError('an answer without text; expected {"text": "...", "ratings": {...}}')
+    if unknown := sorted(set(raw) - _ANSWER_KEYS):
+        raise DataError(f"unknown key {unknown[0]!r} in an answer; expected {', '.join(sorted(_ANSWER_KEYS))}")
+    ratings = raw.get("ratings")
+    if not isinstance(ratings, dict):
+        raise DataError("an answer without ratings; expected a table of objective: number")
+    return Answer(raw["text"], {objectives[name]: number(value, name) for name, value in ratings.items()})
+
+
+def number(value: Any, name: str) -> float:
+    """A rating as a number. Raises DataError if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"the rating of {name!r} is not a number; expected one such as 3 or 0.5")
+    return float(value)

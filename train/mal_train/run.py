@@ -1,0 +1,231 @@
+"""The way through: rows, reformulation, three stages on one adapter, merge, manifest. Read `train` first."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaaligner_lite import __version__, manifest
+from metaaligner_lite.errors import DataError
+from metaaligner_lite.objectives import Objective
+
+from . import distributed, estimate, lora, report, workdir
+from .collate import Plan, plan
+from .encode import Tokens, encode_edits, find_invocation, load_tokens
+from .merge import copy_base_files, merge
+from .progress import Progress, Silent
+from .recipe import STAGES, Recipe, Stage, save
+from .reformulate import Edit, identity, reformulate_rows
+from .rows import Account, Row, fingerprint, read_rows, split
+from .stage import StageResult, Work, train_stage
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run left behind; `merged` is None for an activated adapter, which lives beside its base."""
+
+    out: Path
+    adapter: Path
+    merged: Path | None
+    metrics: Mapping[str, float]
+    accounts: tuple[Account, ...]
+    next_command: str  # the one that makes a GGUF of it
+
+
+def train(
+    base: Path,
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    catalogue: Mapping[str, Objective] | None = None,
+    progress: Progress | None = None,
+    strict: bool = False,
+    force: bool = False,
+    resume: bool = False,
+) -> Trained:
+    """Train an aligner on the rows of `data`, starting from the model folder `base`; leave it in `out`.
+
+    `out` will hold adapter/, merged/ (unless kind = "activated"), recipe.toml and report.md. It is written beside
+    and renamed at the end; an existing one is kept unless `force`. `resume` goes on with an interrupted run of the
+    same recipe, data and base. Raises the children of MalError.
+    """
+    progress = progress if progress and distributed.is_main() else Silent()
+    lora.check_machine(recipe)
+    sha = fingerprint(data)
+    asked = {"recipe": recipe.to_dict(), "data": sha, "base": base.name, "processes": distributed.world()}
+    beside = workdir.begin(out, asked, resume=resume, force=force)
+    with lora.quiet(), _explained(recipe, beside, progress):
+        # 1) Rows become edits (Algorithm 1), edits token ids, token ids batches: all before a weight is loaded.
+        recipe = _effective(recipe, beside)
+        rows, account = read_rows(data, catalogue, strict=strict)
+        training, held_out = split(rows, recipe.data.validation, recipe.seed)
+        tokens = load_tokens(base)
+        progress.say("encoding the edits")
+        invocation = find_invocation(tokens, recipe.layout) if recipe.kind == "activated" else None
+        encoding = Account(noun="edits")
+        works = [
+            work
+            for name in STAGES
+            if (work := _prepare(name, training, held_out, tokens, recipe, encoding, invocation))
+        ]
+        _tell(progress, account, encoding)
+        if not works:
+            raise DataError(f"{data}: nothing to train on. {'; '.join([*account.lines(), *encoding.lines()])}")
+
+        # 2) The paper's three steps, one after another on the same adapter.
+        estimate.check(base, recipe, progress)
+        model = lora.attach(lora.open_base(base, recipe), recipe, invocation)
+        weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        progress.say(f"training {weights:,} weights in {recipe.training.precision}")
+        results = [
+            train_stage(model, work, recipe, tokens.pad, minutes, beside / "stages" / work.name, progress)
+            for work, minutes in zip(works, _minutes(works, recipe.training.minutes), strict=True)
+        ]
+
+        # 3) Adapter, merged model, manifest, report.
+        made = manifest.Manifest(
+            kind=recipe.kind,
+            layout=recipe.layout,
+            objectives={o.name: o.description for o in _objectives(rows)},
+            base=base.name,
+            data=sha,
+            recipe=recipe.to_dict(),
+            metrics=_metrics(results),
+            made_by=f"metaaligner-lite {__version__}",
+        )
+        if distributed.is_main():
+            model.save_pretrained(beside / "adapter")
+            del model
+            _finish(base, beside, made, results, (account, encoding), progress)
+            workdir.finish(beside, out)
+        distributed.wait()
+    merged = out / "merged" if recipe.kind == "merged" else None
+    command = f"mal convert {merged} --q4_k_m" if merged else f"mal convert {out / 'adapter'} --base {base}"
+    return Trained(out, out / "adapter", merged, made.metrics, (account, encoding), command)
+
+
+def _finish(
+    base: Path,
+    beside: Path,
+    made: manifest.Manifest,
+    results: Sequence[StageResult],
+    accounts: tuple[Account, ...],
+    progress: Progress,
+) -> None:
+    """Write all that a finished run leaves, but for the adapter's weights."""
+    folders = [beside / "adapter"]
+    copy_base_files(base, beside / "adapter")
+    if made.kind == "merged":
+        progress.say("merging the adapter into the base")
+        folders.append(merge(beside / "adapter", base, beside / "merged", made.recipe["merge"]["dtype"]))
+    for folder in folders:
+        manifest.write(made, folder)
+        report.write_card(made, folder)
+    report.write_report(made, results, accounts, beside)
+
+
+def _effective(recipe: Recipe, beside: Path) -> Recipe:
+    """The recipe with what "auto" stands for; saved, since a resumed run must compute as it began."""
+    saved = beside / "recipe.toml"
+    if saved.exists():
+        from .recipe import load
+
+        return load(saved)
+    training = dataclasses.replace(recipe.training, precision=lora.choose_precision(recipe.training.precision))
+    effective = dataclasses.replace(recipe, training=training)
+    if distributed.is_main():
+        save(effective, saved)
+    distributed.wait()
+    return effective
+
+
+def _prepare(
+    name: str,
+    rows: list[Row],
+    held_out: list[Row],
+    tokens: Tokens,
+    recipe: Recipe,
+    account: Account,
+    invocation: list[int] | None,
+) -> Work | None:
+    """The edits and batches of one stage, or None if it is skipped or there is nothing for it."""
+    stage: Stage = getattr(recipe.stages, name)
+    if stage.share == 0 or stage.epochs == 0:
+        return None
+    multiple = recipe.training.accumulate * distributed.world()
+    # Batches are never more than full: so many tokens are more than a stage of limited steps can read.
+    enough = stage.steps * multiple * recipe.training.batch_tokens or math.inf
+    pools = range(-int(-stage.epochs // 1) if recipe.data.redraw else 1)
+    encoded = [
+        encode_edits(_edits(name, rows, recipe, pool), tokens, recipe.layout, recipe.data, account, invocation, enough)
+        for pool in pools
+    ]
+    lengths = [[len(edit) for edit in pool] for pool in encoded]
+    if not any(lengths):
+        return None
+    order = plan(lengths, stage.epochs, recipe.training.batch_tokens, recipe.seed, multiple)
+    if stage.steps:
+        order = Plan(order.batches[: stage.steps * multiple], order.tokens[: stage.steps * multiple])
+    tests = _edits(name, held_out, recipe)[: recipe.data.validation_edits] if held_out else []
+    checks = encode_edits(tests, tokens, recipe.layout, recipe.data, Account(), invocation)
+    return Work(name, stage, [edit for pool in encoded for edit in pool], order, checks)
+
+
+def _edits(name: str, rows: list[Row], recipe: Recipe, epoch: int = 0) -> list[Edit]:
+    """The share of an edit set that a stage trains on (METHOD.md 1.3)."""
+    drawn = reformulate_rows(
+        rows,
+        recipe.seed,
+        epoch=epoch,
+        pairs_per_row=recipe.data.pairs_per_row,
+        most_objectives=recipe.data.most_objectives,
+    )
+    edits = drawn.contrastive if name == "contrastive" else drawn.equal
+    stage: Stage = getattr(recipe.stages, name)
+    part = list(edits[: max(1, round(stage.share * len(edits)))])
+    return identity(part) if name == "warmup" else part
+
+
+def _minutes(works: list[Work], total: float) -> list[float]:
+    """The time limit shared out by the tokens each stage reads."""
+    tokens = [sum(work.order.tokens) for work in works]
+    return [total * n / sum(tokens) for n in tokens]
+
+
+def _metrics(results: list[StageResult]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for result in results:
+        metrics |= {f"{result.name}/steps": float(result.steps), f"{result.name}/loss": round(result.last_loss, 4)}
+        if result.best is not None:
+            metrics[f"{result.name}/held_out_loss"] = round(result.held_out_loss.values[result.best], 4)
+            metrics[f"{result.name}/held_out_accuracy"] = round(result.held_out_accuracy.values[result.best], 4)
+    seconds, tokens = (sum(values) for values in zip(*((r.seconds, r.tokens) for r in results), strict=True))
+    return metrics | {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(tokens / seconds, 1)}
+
+
+def _objectives(rows: list[Row]) -> list[Objective]:
+    return sorted({o for row in rows for answer in row.answers for o in answer.ratings}, key=lambda o: o.name)
+
+
+def _tell(progress: Progress, *accounts: Account) -> None:
+    for account in accounts:
+        for line in account.lines():
+            progress.say(line)
+
+
+@contextmanager
+def _explained(recipe: Recipe, beside: Path, progress: Progress) -> Iterator[None]:
+    """Turn "out of memory" into what to change, and say of any failure whether the run can be resumed."""
+    try:
+        yield
+    except BaseException as error:
+        if workdir.abandon(beside):
+            progress.say("interrupted; the same command with --resume goes on from the last checkpoint")
+        if isinstance(error, Exception) and (explained := lora.explain_out_of_memory(error, recipe)):
+            raise explained from error
+        raise

@@ -1,0 +1,100 @@
+"""Files of records: CSV, TSV, JSON, JSONL and Parquet, each also gzipped but for the last, as plain dictionaries."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, UsageError
+
+Record = dict[str, Any]
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Record | DataError]]:
+    """Each record with the place it stands at; in place of one that cannot be read, the reason.
+
+    Raises FileProblem if the file as a whole cannot be read, UsageError for a kind of file that is not known.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
+    if kind not in SUFFIXES:
+        raise UsageError(f"{path}: unknown kind of file; expected one that ends in {', '.join(SUFFIXES)} (or .gz)")
+    try:
+        if kind == ".parquet":
+            yield from _parquet(path)
+            return
+        with _open(path) as file:
+            if kind in {".csv", ".tsv"}:
+                yield from _table(file, "\t" if kind == ".tsv" else ",")
+            elif kind == ".json":
+                yield from _json(file, path)
+            else:
+                yield from _jsonl(file)
+    except UnicodeDecodeError as error:
+        raise FileProblem(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise FileProblem(f"cannot read {path}: {error}") from error
+
+
+def _open(path: Path) -> IO[str]:
+    # newline="": a CSV field may hold line ends of its own
+    if path.suffix.lower() == ".gz":
+        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _jsonl(file: IO[str]) -> Iterator[tuple[str, Record | DataError]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                yield f"line {number}", _object(json.loads(line))
+            except ValueError:
+                yield f"line {number}", DataError("not valid JSON; expected one object per line")
+
+
+def _json(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]]:
+    try:
+        raw = json.load(file)
+    except ValueError as error:
+        raise FileProblem(f"{path} is not valid JSON ({error}); JSON lines are expected to end in .jsonl") from error
+    if isinstance(raw, dict):
+        lists = [value for value in raw.values() if isinstance(value, list)]
+        raw = lists[0] if len(lists) == 1 else [raw]
+    for number, item in enumerate(raw if isinstance(raw, list) else [raw], 1):
+        yield f"item {number}", _object(item)
+
+
+def _table(file: IO[str], delimiter: str) -> Iterator[tuple[str, Record | DataError]]:
+    csv.field_size_limit(1 << 30)
+    reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=False)
+    for number, record in enumerate(reader, 1):
+        if "" in record or None in record.values():
+            expected = len(reader.fieldnames or ())
+            yield f"record {number}", DataError(f"not {expected} fields, as the header has; a quote may be missing")
+        else:
+            yield f"record {number}", dict(record)  # an empty field is an empty text, never "nan"
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Record | DataError]]:
+    try:
+        from pyarrow import parquet  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtra("pyarrow not installed; reading Parquet needs: pip install pyarrow") from error
+    try:
+        file = parquet.ParquetFile(path)
+    except ValueError as error:  # pyarrow's errors are ValueErrors
+        raise FileProblem(f"{path} is no Parquet file: {error}") from error
+    number = 0
+    for batch in file.iter_batches(batch_size=1024):
+        for record in batch.to_pylist():
+            number += 1
+            yield f"record {number}", record
+
+
+def _object(raw: Any) -> Record | DataError:
+    return raw if isinstance(raw, dict) else DataError("not a JSON object")
