@@ -18,7 +18,7 @@ CORPUS = [
 
 def byte_level_tokenizer(folder: Path, pre: str = "smollm", size: int = 512) -> Any:
     """Train and save a byte-level BPE tokenizer with the pre-tokenizer of a released model; returns it."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm"))
@@ -32,6 +32,8 @@ def byte_level_tokenizer(folder: Path, pre: str = "smollm", size: int = 512) -> 
         steps = [pre_tokenizers.Split(Regex(pattern), "isolated"), level]
     tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else level
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(

@@ -1,4 +1,4 @@
-"""The whole circle as a user walks it: data, base, mal train-lora, mal convert, mal align. Each a process of its own."""
+"""The whole circle as a user walks it: data, base, mal train-lora, mal convert, mal align; each its own process."""
 
 import json
 import subprocess

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 
 from metaaligner_lite.errors import ModelError, UsageError
+from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.llama.library import library
 
 from .libllama import listening
 
 PLAIN = ("F32", "F16", "BF16")  # written by this package; all others by llama.cpp
+_NEARLY_FULL = 1 << 20
 _BUFFER = 256 << 20  # bytes of rows llama.cpp holds at once
 _NEEDS_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S")
 _NO_TARGET = ("GUESSED", "MXFP4_MOE", "NVFP4")
@@ -58,5 +62,8 @@ def quantize(source: Path, target: Path, file_type: str, advance: Callable[[int,
     with listening(hear) as errors:
         status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status:
+        if shutil.disk_usage(target.parent).free < _NEARLY_FULL:  # llama.cpp does not say why a write failed
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise ModelError(f"llama.cpp cannot quantize to {file_type}: {errors[-1] if errors else f'status {status}'}")
+    read_header(target).check_tensors()  # a last write that failed goes unnoticed by llama.cpp
     return warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from metaaligner_lite.errors import ModelError, UsageError
+from metaaligner_lite.errors import FileProblem, ModelError, UsageError
 from metaaligner_lite.gguf_file import GgufHeader, read_header
 
 from . import outputs, verify
@@ -27,6 +28,7 @@ def plan(source: Path, out: Path | None, types: Sequence[str]) -> tuple[GgufHead
     """The source's header, and where each type goes. Raises ModelError if it is quantized already."""
     header = read_header(source)
     header.check_tensors()
+    _refuse_unusable(header)
     if quantized := sorted({tensor.type_name for tensor in header.tensors} - _PLAIN):
         raise ModelError(
             f"{source} is quantized already ({', '.join(quantized)}); quantizing twice adds the errors of both: "
@@ -58,6 +60,17 @@ def requantize(
         checks=tuple(checks),
         seconds=time.monotonic() - started,
     )
+
+
+def _refuse_unusable(header: GgufHeader) -> None:
+    """Raise for files that are no model, and for numbers over which llama.cpp ends the process."""
+    if (kind := header.text("general.type", "model")) not in ("model", ""):
+        raise ModelError(f"{header.path} holds a {kind!r}; expected a whole model")
+    if not header.tensors:
+        raise ModelError(f"{header.path} holds a vocabulary and no weights; expected a whole model")
+    for key, value in header.metadata.items():
+        if isinstance(value, float) and (not math.isfinite(value) or (value < 0 and key.endswith("epsilon"))):
+            raise FileProblem(f"{header.path} says {key} = {value}; it is damaged, download or convert it again")
 
 
 def _identity(header: GgufHeader) -> gguf.Metadata:

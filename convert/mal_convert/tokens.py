@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import MalError, ModelError
 
+from .checkpoint import read_json
 from .libllama import LoadedModel, opened
 from .probe import PROBE
 
-Encode = Callable[[str], list[int]]
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How the source tokenizes plain text. `composes`: it first composes characters (Unicode NFC), as Qwen does.
+
+    llama.cpp never composes, so the two agree on composed text alone; most text is, and the comparison uses such.
+    """
+
+    encode: Callable[[str], list[int]]
+    composes: bool = False
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of `text`, with no special tokens put around it."""
+        return self.encode(text)
 
 
-def reference_encoder(folder: Path) -> Encode:
-    """How the source tokenizes plain text, by the tokenizers library, else by sentencepiece."""
-    if (folder / "tokenizer.json").is_file():
+def reference_encoder(folder: Path) -> Encoder:
+    """The source's tokenizer, by the tokenizers library, else by sentencepiece."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}; copy the base model's") from error
-        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+            raise ModelError(f"{path} cannot be read: {error}; copy the base model's") from error
+        composes = (read_json(path).get("normalizer") or {}) == {"type": "NFC"}
+        return Encoder(lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), composes)
     from sentencepiece import SentencePieceProcessor
 
     pieces: Any = SentencePieceProcessor()
     pieces.LoadFromFile(str(folder / "tokenizer.model"))
-    return lambda text: list(pieces.EncodeAsIds(text))
+    return Encoder(lambda text: list(pieces.EncodeAsIds(text)))
 
 
-def choose_pre(path: Path, candidates: tuple[str, ...], encode: Encode) -> str:
+def choose_pre(path: Path, candidates: tuple[str, ...], encode: Encoder) -> str:
     """The first candidate under which llama.cpp reads the probe text as the source does.
 
     `path` is a GGUF file with the vocabulary alone. Raises ModelError if there is none, saying where they part.
@@ -52,9 +70,10 @@ def choose_pre(path: Path, candidates: tuple[str, ...], encode: Encode) -> str:
     )
 
 
-def first_difference(model: LoadedModel, encode: Encode) -> str | None:
+def first_difference(model: LoadedModel, encode: Encoder) -> str | None:
     """Where llama.cpp and the source part on the probe text, line by line and as a whole; None if nowhere."""
-    for text in (*PROBE.split("\n"), PROBE):
+    probe = unicodedata.normalize("NFC", PROBE) if encode.composes else PROBE
+    for text in (*probe.split("\n"), probe):
         ours, theirs = model.tokenize(text, parse_special=True), encode(text)
         if ours != theirs:
             shared = zip(ours, theirs, strict=False)

@@ -58,7 +58,7 @@ def check(job: Job, start: Path, files: Mapping[str, Path], progress: Progress) 
 
 
 def check_file(
-    name: str, path: Path, steps: Sequence[Step], ids: Sequence[int], expected: F32, encode: tokens.Encode
+    name: str, path: Path, steps: Sequence[Step], ids: Sequence[int], expected: F32, encode: tokens.Encoder
 ) -> FileCheck:
     """All checks on one file."""
     rows = tensor_errors(name, path, steps)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +49,18 @@ class Vocabulary:
             kinds=(*self.kinds, *(int(gguf.TokenType.UNUSED) for _ in extra)),
             scores=(*self.scores, *(_PADDING for _ in extra)) if self.scores else (),
         )
+
+    def check(self) -> None:
+        """Raise ModelError for what llama.cpp ends the process over, or cannot store."""
+        if len(set(self.tokens)) != len(self.tokens):
+            twice = next(token for token, count in Counter(self.tokens).items() if count > 1)
+            raise ModelError(f"the token {twice!r} is in the vocabulary twice; GGUF needs each once")
+        if not all(math.isfinite(score) for score in self.scores):
+            raise ModelError("a token's score is not a finite number; copy the tokenizer files of the base model")
+        if self.model == "llama" and (lost := {f"<0x{byte:02X}>" for byte in range(256)} - set(self.tokens)):
+            raise ModelError(f"the vocabulary lacks the byte token {min(lost)}; llama.cpp needs one for each byte")
+        for text in (*self.tokens, *self.merges, *_templates(self.chat_template)):
+            text.encode()  # half a character of UTF-16 raises UnicodeEncodeError, a ValueError
 
     def add_to(self, writer: gguf.GGUFWriter) -> None:
         """Put it into a GGUF file's metadata."""
@@ -101,14 +115,17 @@ def _read(
     specials = _specials(settings, config, ids)
     if (turn_end := _turn_end(folder, specials.get("eos"), vocabulary)) is not None:
         specials["eot"] = turn_end
+    template = _chat_template(folder, settings)
     told = "add_prefix_space" in settings or vocabulary.add_space_prefix is False
-    return replace(
+    complete = replace(
         vocabulary,
         specials=specials,
         add=_added(tokenizer, settings, vocabulary, specials),
         add_space_prefix=vocabulary.add_space_prefix if told else None,  # llama.cpp adds one unless told otherwise
-        chat_template=_chat_template(folder, settings),
+        chat_template=template,
     )
+    complete.check()
+    return complete
 
 
 def _from_json(tokenizer: Mapping[str, Any], path: Path) -> Vocabulary:
@@ -273,6 +290,13 @@ def _prepends_space(tokenizer: Mapping[str, Any]) -> bool:
         return True
     steps = [pre, *(pre.get("pretokenizers") or [])]
     return any(step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never" for step in steps)
+
+
+def _templates(template: str | list[dict[str, str]] | None) -> list[str]:
+    """The texts in a chat template, of which a model may have several by name."""
+    if isinstance(template, list):
+        return [text for entry in template for text in (entry["name"], entry["template"])]
+    return [template] if template else []
 
 
 def _specials(settings: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:

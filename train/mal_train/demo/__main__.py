@@ -31,7 +31,7 @@ def main() -> None:
 
     # 1) Conversations for the policy, rated pairs of answers for the aligner.
     data, copying = out / "data", out / "copying"
-    _step(data, *generate, "--out", data, "--seed", options.seed)
+    _step(data, *generate, "--out", data, "--seed", options.seed, "--pairs", 24000)
     _step(copying, *generate, "--out", copying, "--seed", options.seed + 1, "--copying", 0.65, "--pairs", 10)
     # 2) The policy: a small Llama, from scratch. It answers as weak policies do, and is the aligner's base. First it
     #    learns to talk; then, on more copying, to look back, which is what an edit mostly does.
@@ -41,7 +41,7 @@ def main() -> None:
     more = ("--minutes", 14 * minutes, "--lr", 3e-3, "--batch-tokens", 3072)
     _step(base, *train_base, "--chats", chats[1], "--init", talk, "--out", base, *more)
     # 3) The aligner: MetaAligner's training by LoRA, merged.
-    training = ("--base", base, "--data", data / "pairs.jsonl", "--recipe", options.recipe, "--minutes", 25 * minutes)
+    training = ("--base", base, "--data", data / "pairs.jsonl", "--recipe", options.recipe, "--minutes", 13 * minutes)
     _step(aligner, *_MAL, "train-lora", *training, "--out", aligner)
     # 4) Both to GGUF, quantized.
     _step(policy_file, *_MAL, "convert", base, "--q4_k_m", "--out", policy_file)

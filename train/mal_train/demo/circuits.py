@@ -3,8 +3,11 @@
 Copying needs two attention heads that work together (an induction circuit): one tells every position which token
 came before it, the other looks for positions whose previous token is the current one and takes over what stands
 there. Gradient descent finds the pair only after many millions of tokens, more than a laptop reads in half an hour.
-So the pair is written into the first two layers before training, which then refines it. It uses nothing but
-ordinary Llama weights.
+So the pair is written into the first two layers before training. It uses nothing but ordinary Llama weights.
+
+An experiment, off by default (``--copy-start``). The new model repeats 65 to 76 % of random tokens, but after 15
+minutes of training at the usual learning rate only 1 of 60 held-out copies was exact. Two stages without it, the
+second on more copying, took 34 minutes and got 15 of 60. Not tried: a lower rate, or keeping the circuit frozen.
 
 Layout of the residual stream at the start: dimension 0 is the same for every token (a constant to build fixed
 queries and keys from), the last ``CODE`` dimensions are empty and take up the code of the previous token, the

@@ -1,0 +1,189 @@
+"""Damaged files: each is a clean error or, where the damage does not matter, a conversion that passes its checks."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import convert_models as models
+
+from mal_convert import convert
+from mal_convert.adapter import read_adapter
+from mal_convert.checkpoint import read_tensors
+from mal_convert.model import open_model
+from mal_convert.plan import plan_tensors
+from mal_convert.vocab import read_vocabulary
+from metaaligner_lite.errors import MalError
+
+# Values that a JSON file may hold in place of what is expected.
+STRANGE: list[Any] = [
+    None, True, 0, 1, -1, 3.5, 1e400, 2**31, 2**63, 2**80, "", "x", "\ud800", "0" * 50, [], [1], {}, {"a": []}, [[]], "NaN",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hf") / "tiny"
+    path.mkdir()
+    models.llama(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hf") / "pieces"
+    path.mkdir()
+    models.FAMILIES["llama-2"](path)
+    return path
+
+
+def survives(step: Callable[[], object]) -> None:
+    """Run a step; anything but success or a MalError is a fault of ours."""
+    try:
+        step()
+    except MalError as error:
+        assert len(str(error)) > 10
+
+
+def damage_bytes(raw: bytes, chance: random.Random, within: int) -> bytes:
+    """Cut, grow, flip or overwrite: at the front, where the header is."""
+    data = bytearray(raw)
+    kind = chance.randrange(5)
+    at = chance.randrange(min(within, len(data)))
+    if kind == 0:
+        del data[at:]
+    elif kind == 1:
+        del data[at : at + chance.randrange(1, 16)]
+    elif kind == 2:
+        data[at:at] = chance.randbytes(chance.randrange(1, 16))
+    elif kind == 3:
+        data[at : at + 8] = chance.choice([0, 1, 2**31, 2**63 - 1, 2**64 - 1]).to_bytes(8, "little")
+    else:
+        for _ in range(chance.randrange(1, 8)):
+            data[chance.randrange(min(within, len(data)))] = chance.randrange(256)
+    return bytes(data)
+
+
+def damage_json(value: Any, chance: random.Random) -> Any:
+    """Put something strange at a random place."""
+    at, path = value, []
+    while isinstance(at, dict | list) and at and chance.random() < 0.8:
+        key = chance.choice(list(at)) if isinstance(at, dict) else chance.randrange(len(at))
+        path.append(key)
+        at = at[key]
+    if not path:
+        return chance.choice(STRANGE)
+    parent = value
+    for key in path[:-1]:
+        parent = parent[key]
+    if chance.random() < 0.2:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = chance.choice(STRANGE)
+    return value
+
+
+def plan(folder: Path) -> None:
+    model = open_model(folder)
+    vocabulary = read_vocabulary(model.tokenizer, model.config.raw)
+    plan_tensors(model, len(vocabulary.tokens))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_safetensors_headers(folder: Path, tmp_path: Path, seed: int) -> None:
+    raw = (folder / "model.safetensors").read_bytes()
+    header = 8 + int.from_bytes(raw[:8], "little")
+    chance = random.Random(seed)
+    for _ in range(500):
+        (tmp_path / "model.safetensors").write_bytes(damage_bytes(raw[: header + 4096], chance, header))
+        survives(lambda: read_tensors(tmp_path))
+    for _ in range(250):
+        damaged = json.dumps(damage_json(json.loads(raw[8:header]), chance)).encode()
+        content = len(damaged).to_bytes(8, "little") + damaged + raw[header:]
+        (tmp_path / "model.safetensors").write_bytes(content)
+        survives(lambda: read_tensors(tmp_path))
+
+
+FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["folder", "pieces"])
+def test_json_files(request: pytest.FixtureRequest, tmp_path: Path, kind: str, name: str) -> None:
+    source = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "source"))
+    raw = (source / name).read_text(encoding="utf-8")
+    chance = random.Random(name)
+    for _ in range(150):
+        damaged = json.dumps(damage_json(json.loads(raw), chance))
+        (source / name).write_text(damaged, encoding="utf-8")
+        survives(lambda: plan(source))
+    for _ in range(100):
+        (source / name).write_bytes(damage_bytes(raw.encode(), chance, len(raw)))
+        survives(lambda: plan(source))
+
+
+def test_adapter_configs(folder: Path, tmp_path: Path) -> None:
+    models.adapter(folder, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    raw, chance = path.read_text(), random.Random(0)
+    for _ in range(300):
+        path.write_text(json.dumps(damage_json(json.loads(raw), chance)))
+        survives(lambda: read_adapter(tmp_path / "adapter"))
+
+
+def test_sentencepiece_models(pieces: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(pieces, tmp_path / "source"))
+    (source / "tokenizer.json").unlink()
+    raw, chance = (source / "tokenizer.model").read_bytes(), random.Random(0)
+    for _ in range(100):
+        (source / "tokenizer.model").write_bytes(damage_bytes(raw, chance, len(raw)))
+        survives(lambda: plan(source))
+
+
+def whole(source: Path, name: str, kind: str, cases: int, seed: int) -> None:
+    """Whole conversions of damaged folders and GGUF files, in a process of their own: llama.cpp may not end it."""
+    script = f"""
+import json, random, shutil, sys
+from pathlib import Path
+from test_convert_fuzz import damage_bytes, damage_json, survives
+from mal_convert import convert
+source, chance = Path({str(source)!r}), random.Random({seed})
+path = source if source.is_file() else source / {name!r}
+raw = path.read_bytes()
+target = source.parent / "target.gguf"
+for case in range({cases}):
+    if {kind!r} == "json":
+        path.write_text(json.dumps(damage_json(json.loads(raw), chance)))
+    else:
+        path.write_bytes(damage_bytes(raw, chance, {3000 if name == "gguf" else 100000}))
+    (source.parent / "case").write_text(str(case))
+    survives(lambda: convert(source, target, ["q8_0"], force=True))
+    assert not list(source.parent.glob(".*.part"))
+"""
+    folder = Path(__file__).parent
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, cwd=folder)
+    case = (source.parent / "case").read_text()
+    assert run.returncode == 0, f"case {case}: {run.returncode} {run.stderr[-1500:]}"
+
+
+@pytest.mark.parametrize("cases", [15, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_whole_conversions(folder: Path, tmp_path: Path, name: str, cases: int) -> None:
+    whole(Path(shutil.copytree(folder, tmp_path / "source")), name, "json", cases, seed=cases)
+
+
+@pytest.mark.parametrize("cases", [15, pytest.param(300, marks=pytest.mark.slow)])
+def test_requantizing_damaged_files(folder: Path, tmp_path: Path, cases: int) -> None:
+    source = convert(folder, tmp_path / "source.gguf", ["f16"]).outputs[0].path
+    whole(source, "gguf", "bytes", cases, seed=cases)
