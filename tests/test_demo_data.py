@@ -206,19 +206,3 @@ def test_the_generator_needs_no_heavy_library() -> None:
 
 def _path() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(__file__).parents[1] / "train")}
-
-
-@pytest.mark.slow
-def test_a_new_base_copies_before_any_training() -> None:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    from mal_train.demo import base, circuits
-
-    torch.manual_seed(0)
-    model = base.new_model(512, 2)
-    circuits.write_copying(model)
-    line = torch.randint(3, 512, (4, 40))
-    ids = torch.cat([line, torch.full((4, 3), 2), line], dim=1)
-    with torch.no_grad():
-        guesses = model(input_ids=ids).logits[:, 43:-1].argmax(-1)
-    assert (guesses == line[:, 1:]).float().mean() > 0.6  # chance is 0.002

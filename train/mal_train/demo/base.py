@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from . import circuits, tokens
+from . import tokens
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,6 @@ class Settings:
     warmup: float = 0.03
     bf16: bool = False
     muon: bool = True
-    copy_start: bool = False
 
 
 def read_chats(path: Path) -> list[list[dict[str, str]]]:
@@ -290,8 +289,6 @@ def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = 
     if start is None:
         tokenizer = tokens.train_tokenizer(_tokenizer_texts(conversations, chats.with_name("pairs.jsonl")))
         model = new_model(tokenizer.get_vocab_size(), settings.layers)
-        if settings.copy_start:
-            circuits.write_copying(model)
     else:
         tokenizer, model = load(start)
     rows = tokens.encode_chats(tokenizer, conversations)
@@ -317,7 +314,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: slower on CPUs without AMX")
     parser.add_argument("--adamw", action="store_true", help="AdamW for all weights instead of Muon for matrices")
-    parser.add_argument("--copy-start", action="store_true", help="write a copying circuit first (see circuits.py)")
     args = parser.parse_args(argv)
     settings = Settings(
         minutes=args.minutes,
@@ -328,7 +324,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         learning_rate=args.lr,
         bf16=args.bf16,
         muon=not args.adamw,
-        copy_start=args.copy_start,
     )
     train_base(args.chats, args.out, settings, args.init)
     return 0
