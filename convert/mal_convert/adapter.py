@@ -197,11 +197,13 @@ def _low_rank(module: str, found: Mapping[str, SourceTensor], config: Mapping[st
 def _pattern(config: Mapping[str, Any], key: str, module: str, default: float) -> float:
     """A module's own setting: PEFT takes the first pattern that matches the end of its name."""
     patterns = config.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise FileProblem(f"{_CONFIG}: {key} is {str(patterns)[:60]!r}, expected an object of patterns")
     for pattern in patterns:
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return _number(patterns, pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise FileProblem(f"{_CONFIG}: {key} has the pattern {pattern!r}: {error}") from error
     return default
 

@@ -40,9 +40,14 @@ def main() -> None:
     _step(talk, *train_base, "--chats", chats[0], "--out", talk, "--minutes", 20 * minutes)
     more = ("--minutes", 14 * minutes, "--lr", 3e-3, "--batch-tokens", 3072)
     _step(base, *train_base, "--chats", chats[1], "--init", talk, "--out", base, *more)
-    # 3) The aligner: MetaAligner's training by LoRA, merged.
-    training = ("--base", base, "--data", data / "pairs.jsonl", "--recipe", options.recipe, "--minutes", 13 * minutes)
-    _step(aligner, *_MAL, "train-lora", *training, "--out", aligner)
+    # 3) The aligner: MetaAligner's training by LoRA, merged; twice, since one low-rank change is soon full.
+    first, more_data = out / "aligner-1", out / "data-2"
+    _step(more_data, *generate, "--out", more_data, "--seed", options.seed + 2, "--pairs", 24000, "--chats", 10)
+    recipe = ("--recipe", options.recipe, "--minutes", 10 * minutes)
+    train_lora = (*_MAL, "train-lora", *recipe)
+    _step(first, *train_lora, "--base", base, "--data", data / "pairs.jsonl", "--out", first)
+    second = ("--base", first / "merged", "--data", more_data / "pairs.jsonl", "--set", "stages.warmup.share=0")
+    _step(aligner, *train_lora, *second, "--out", aligner)
     # 4) Both to GGUF, quantized.
     _step(policy_file, *_MAL, "convert", base, "--q4_k_m", "--out", policy_file)
     _step(aligner_file, *_MAL, "convert", aligner / "merged", "--q4_k_m", "--out", aligner_file)
