@@ -2,7 +2,7 @@
 
 import pytest
 
-from mal_train.demo.oracles import facts, satisfies
+from mal_train.demo.oracles import satisfies
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
 from metaaligner_lite.describe import describe
 
@@ -53,12 +53,3 @@ def test_drafting_never_changes_the_embedded_aligners_text(pair):
             assert drafted.text == expected.text
             accepted += drafted.edit.counts.accepted
     assert accepted > 100
-
-
-def test_facts_of_the_answer_survive(pair):
-    _, aligner = pair
-    answer = "Write to Anna about order K-77120. It cost 49 dollars."
-    text = align(
-        "My order K-77120 for 49 dollars is late.", "politeness", policy=GivenAnswer(answer), aligner=aligner
-    ).text
-    assert "K-77120" in facts(text)

@@ -91,7 +91,7 @@ class KillAt:
 
 
 # Dropout draws random numbers at every step, so that equal weights prove the random state, too.
-RESUME = SMOKE | {"training.checkpoint_minutes": 1e-6, "lora.dropout": 0.3}
+RESUME = SMOKE | {"training.precision": "float32", "training.checkpoint_minutes": 1e-6, "lora.dropout": 0.3}
 
 
 @pytest.mark.parametrize("at", [("equal", 3), ("contrastive", 1)])

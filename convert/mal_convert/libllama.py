@@ -24,22 +24,29 @@ _SMALL = 50_000_000  # parameters; below, threads wait for each other longer tha
 
 @contextmanager
 def listening(on_line: Callable[[str], None] | None = None) -> Iterator[list[str]]:
-    """Collect llama.cpp's error lines, pass every finished line to `on_line`, and print nothing."""
+    """Collect llama.cpp's error lines, pass every finished line to `on_line`, and print nothing.
+
+    Ctrl-C while llama.cpp works is heard when it has finished.
+    """
     lib = library()
     errors: list[str] = []
     level_now, pending = _CONTINUED, ""
+    interrupt: KeyboardInterrupt | None = None
 
     @lib.llama_log_callback  # type: ignore[untyped-decorator]
     def hear(level: int, text: bytes, _: Any) -> None:
-        nonlocal level_now, pending
+        nonlocal level_now, pending, interrupt
         level_now = level_now if level == _CONTINUED else level
         pending += text.decode("utf-8", errors="replace")
         if pending.endswith("\n"):
             line, pending = pending.strip(), ""
             if line and level_now == _ERROR:
                 errors.append(line)
-            if line and on_line:
-                on_line(line)
+            try:
+                if line and on_line:
+                    on_line(line)
+            except KeyboardInterrupt as error:  # raised here, it would be lost: C code called us
+                interrupt = error
 
     before, data = lib.llama_log_callback(), ctypes.c_void_p()
     lib.llama_log_get(ctypes.byref(before), ctypes.byref(data))
@@ -48,6 +55,8 @@ def listening(on_line: Callable[[str], None] | None = None) -> Iterator[list[str
         yield errors
     finally:
         lib.llama_log_set(before, data)
+    if interrupt is not None:
+        raise interrupt
 
 
 class LoadedModel:
@@ -104,7 +113,7 @@ class LoadedModel:
         params = lib.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = max(length, 32)
         small = lib.llama_model_n_params(self.model) < _SMALL
-        params.n_threads = params.n_threads_batch = 1 if small else os.cpu_count() or 1
+        params.n_threads = params.n_threads_batch = 1 if small else _free_cores()
         params.type_k = params.type_v = _GGML_F32
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.offload_kqv = params.op_offload = False
@@ -135,6 +144,12 @@ class LoadedModel:
             return np.ctypeslib.as_array(lib.llama_get_logits(context), (rows, self.size)).copy()
         finally:
             lib.llama_batch_free(batch)
+
+
+def _free_cores() -> int:
+    """Cores that nobody else uses: llama.cpp's threads wait for the slowest of them, spinning."""
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, (os.cpu_count() or 1) - round(busy))
 
 
 @contextmanager
