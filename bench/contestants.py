@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+clock = time.perf_counter  # or process_time, by the option "clock": see pair.py
 Case = dict[str, Any]
 Result = dict[str, Any]
 
@@ -68,7 +69,7 @@ class Ours:
         from metaaligner_lite.align import align_each
 
         first: list[float] = []
-        began = time.perf_counter()
+        began = clock()
         self.recorded.extend([case["answer_tokens"]] * case["policy"])
         self.recorded.extend(case["edit_tokens"])
         edits = align_each(
@@ -76,9 +77,9 @@ class Ours:
             objectives,
             policy=policy,
             aligner=self.aligner,
-            on_edit=lambda _: first.append(time.perf_counter()) if not first else None,
+            on_edit=lambda _: first.append(clock()) if not first else None,
         )
-        ended = time.perf_counter()
+        ended = clock()
         counts = [edit.edit.counts for edit in edits]
         mine = [
             (size, self.chosen_after[i + 1], seconds)
@@ -103,13 +104,13 @@ class Ours:
     def _each(self, case: Case, policy: Any) -> Result:
         """The objective sets one after the other, as four runs of `mal` in one process would."""
         draft = policy.answer(case["query"])
-        began = time.perf_counter()
+        began = clock()
         from metaaligner_lite.objectives import resolve
 
         for objectives, tokens in zip(case["objectives"], case["edit_tokens"], strict=True):
             self.recorded.append(tokens)
             self.aligner.edit(case["query"], draft, [resolve(objectives)])
-        return {"correction": time.perf_counter() - began, "same": True}
+        return {"correction": clock() - began, "same": True}
 
     def _floor(self, case: Case) -> Result:
         """Bare llama_decode of the same batches: policy prefill, its tokens one by one, the verified edit."""
@@ -152,7 +153,7 @@ class _Timed:
 
     def answer(self, query: str, on_text: Any = None) -> Any:
         draft = self._policy.answer(query, on_text)
-        self.ended = time.perf_counter()
+        self.ended = clock()
         return draft
 
 
@@ -176,7 +177,7 @@ class _Given:
             context.read([*case["policy_prompt"], *tokens])
             counts = Counts(0, 0, len(tokens), 0, 0, 0.0, 0.0)
             draft = Draft(case["answer"], Generation(case["answer"], tuple(tokens), "end", counts), engine)
-        self.ended = time.perf_counter()
+        self.ended = clock()
         return draft
 
 
@@ -188,9 +189,9 @@ def _time_decodes() -> list[tuple[float, int, float]]:
     real = lib.llama_decode
 
     def timed(context: Any, batch: Any) -> int:
-        began = time.perf_counter()
+        began = clock()
         status = real(context, batch)
-        log.append((began, batch.n_tokens, time.perf_counter() - began))
+        log.append((began, batch.n_tokens, clock() - began))
         return status
 
     lib.llama_decode = timed
@@ -206,7 +207,7 @@ class TwoLlamas:
 
         settings: dict[str, Any] = {"n_ctx": 2048, "verbose": False}
         if options["threads"]:
-            settings["n_threads"] = options["threads"]
+            settings["n_threads"] = settings["n_threads_batch"] = options["threads"]
         self.policy = Llama(options["policy"], **settings)
         if options.get("lookup"):  # drafting needs all logits kept, else long prompts raise (DESIGN, ECOSYSTEM)
             settings["draft_model"] = LlamaPromptLookupDecoding(num_pred_tokens=options["lookup"])
@@ -216,16 +217,16 @@ class TwoLlamas:
     def run(self, case: Case) -> Result:
         for model in (self.policy, self.aligner):
             model.reset()
-        began = time.perf_counter()
+        began = clock()
         same = True
         if case["policy"]:
             _, _, same = _complete(self.policy, case["policy_prompt"], case["answer_tokens"])
-        policy_ended = time.perf_counter()
+        policy_ended = clock()
         first = 0.0
         for prompt, tokens in zip(case["aligner_prompts"], case["edit_tokens"], strict=True):
             first_token, _, as_recorded = _complete(self.aligner, prompt, tokens)
             first, same = first or first_token, same and as_recorded
-        ended = time.perf_counter()
+        ended = clock()
         return {
             "policy": policy_ended - began,
             "first": first - policy_ended,
@@ -245,7 +246,7 @@ def _complete(model: Any, prompt: Sequence[int], recorded: Sequence[int]) -> tup
 
     model.sample = given
     for chunk in model.create_completion(list(prompt), max_tokens=len(recorded) + 8, temperature=0.0, stream=True):
-        first = first or time.perf_counter()
+        first = first or clock()
         text.append(chunk["choices"][0]["text"])
     return first, "".join(text), next(tokens, None) is None
 
@@ -275,15 +276,15 @@ class Transformers:
         self.policy, self.aligner = LlamaForCausalLM(config).eval(), LlamaForCausalLM(config).eval()
 
     def run(self, case: Case) -> Result:
-        began = time.perf_counter()
+        began = clock()
         if case["policy"]:
             self._write(self.policy, case["policy_prompt"], case["answer_tokens"])
-        policy_ended = time.perf_counter()
+        policy_ended = clock()
         first = self._write(self.aligner, case["aligner_prompts"][0], case["edit_tokens"][0])
         return {
             "policy": policy_ended - began,
             "first": first - policy_ended,
-            "correction": time.perf_counter() - policy_ended,
+            "correction": clock() - policy_ended,
             "same": True,
         }
 
@@ -293,7 +294,7 @@ class Transformers:
         tokens, stamps = iter(recorded), []
 
         def given(ids: Any, scores: Any) -> Any:
-            stamps.append(time.perf_counter())
+            stamps.append(clock())
             scores.fill_(-torch.inf)
             scores[:, next(tokens)] = 0
             return scores
@@ -325,10 +326,10 @@ class TwoServers:
 
     def run(self, case: Case) -> Result:
         policy, aligner = self.ports
-        began = time.perf_counter()
+        began = clock()
         if case["policy"]:
             _request(policy, case["policy_prompt"], case["answer_tokens"], False)
-        policy_ended = time.perf_counter()
+        policy_ended = clock()
         same, first, timings = True, 0.0, {}
         for prompt, tokens in zip(case["aligner_prompts"], case["edit_tokens"], strict=True):
             first_token, written, timings = _request(aligner, prompt, tokens, case["mode"] == "free")
@@ -336,7 +337,7 @@ class TwoServers:
         return {
             "policy": policy_ended - began,
             "first": first - policy_ended,
-            "correction": time.perf_counter() - policy_ended,
+            "correction": clock() - policy_ended,
             "drafted": timings.get("draft_n", 0),
             "accepted": timings.get("draft_n_accepted", 0),
             "read": timings.get("prompt_n", 0),
@@ -408,7 +409,7 @@ def _request(port: int, prompt: Sequence[int], tokens: Sequence[int], free: bool
             if not line.startswith(b"data: "):
                 continue
             part = json.loads(line[6:])
-            first = first or time.perf_counter()
+            first = first or clock()
             written += part.get("tokens", [])
             timings = part.get("timings", timings)
     return first, written, timings
@@ -454,7 +455,11 @@ KINDS = {kind.__name__: kind for kind in (Ours, TwoLlamas, Transformers, TwoServ
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to stderr
-    contestant = KINDS[sys.argv[1]](json.loads(sys.argv[2]))
+    options = json.loads(sys.argv[2])
+    if options.get("clock") == "cpu":
+        global clock
+        clock = time.process_time
+    contestant = KINDS[sys.argv[1]](options)
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         result = contestant.run(json.loads(line))

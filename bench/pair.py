@@ -72,7 +72,7 @@ def main() -> None:
     second = files.model.with_name(f"second-{files.model.name}")  # two models are two files, as in a real pair
     if not second.exists():
         shutil.copy(files.model, second)
-    pair = {"policy": str(files.model), "aligner": str(second), "threads": options.threads}
+    pair = {"policy": str(files.model), "aligner": str(second), "threads": options.threads, "clock": options.clock}
     tokenizer = Child("Tokenizer", pair)
     # name: (process, what it is told, on which kinds of edit)
     children, runs = _contestants(options, pair, str(files.adapter))
@@ -83,7 +83,7 @@ def main() -> None:
             order = [name for name, (_, _, kinds) in runs.items() if kind in kinds]
             for name in order[turn % len(order) :] + order[: turn % len(order)]:
                 child, mode, _ = runs[name]
-                result = _run(children[child], tokens, mode, policy=kind == MAIN)
+                result = _run(children[child], tokens, mode, policy=kind == MAIN and not options.read_policy)
                 results[kind][name].append(result)
                 if mode == "draft" and child == "shared":
                     _floor(children[child], tokens, result)
@@ -103,6 +103,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for all contestants alike")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--quick", action="store_true", help="small models, one repetition")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: processor seconds of the contestant, the only ones worth having on a busy machine; with --threads 1",
+    )
+    parser.add_argument("--read-policy", action="store_true", help="never write the policy's answer out (shorter)")
     parser.add_argument("--no-sets", dest="sets", action="store_false", help="leave out the four objective sets")
     parser.add_argument("--no-rivals", dest="rivals", action="store_false", help="ours alone")
     parser.add_argument("--transformers", action="store_true", help="with transformers generate in bfloat16 (slow)")
@@ -113,6 +120,8 @@ def parse() -> argparse.Namespace:
         help="options of llama-server that turn its n-gram speculation on",
     )
     options = parser.parse_args()
+    if options.clock == "cpu" and options.threads != 1:
+        parser.error("--clock cpu adds up the seconds of all threads; say --threads 1")
     if options.quick:
         options.shape, options.repeat = "small", 1
     return options
@@ -141,12 +150,12 @@ def _contestants(
     if options.transformers:
         children["transformers"] = Child("Transformers", pair | {"shape": asdict(SHAPES[options.shape])})
         runs["transformers"] = ("transformers", "", (MAIN,))
-    if options.rivals and options.llama_server:
+    if options.rivals and options.llama_server and options.clock == "wall":
         for name, speculation in ((SERVERS, options.speculation.split()), ("two servers", [])):
             children[name] = Child("TwoServers", pair | {"server": options.llama_server, "speculation": speculation})
             runs[name] = (name, "", (MAIN, "70w", "real"))
         runs["two servers, no grammar"] = ("two servers", "free", (MAIN,))
-    elif options.rivals:
+    elif options.rivals and options.clock == "wall":
         print("llama-server: skipped, no binary (--llama-server PATH)", file=sys.stderr)
     return children, runs
 
@@ -214,6 +223,7 @@ def report(options: argparse.Namespace, results: dict[str, dict[str, list[Result
         "machine": _machine(options.threads),
         "shape": options.shape,
         "repeat": options.repeat,
+        "clock": options.clock,
         "targets": targets,
         "batch_costs": _batch_costs(results),
         "results": summary,

@@ -119,3 +119,14 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert "nothing was written" in planned.stdout
     refused = run(app, [*arguments, "--q8_0"])
     assert "exists already" in str(refused.exception)
+
+
+@pytest.mark.slow
+def test_every_type_that_is_offered_can_be_made(whole: Path, tmp_path: Path) -> None:
+    from mal_convert.quantize import file_types, needs_matrix
+
+    for name in file_types():
+        if needs_matrix(name) or name.startswith("TQ"):  # ternary types are for models trained so
+            continue
+        check = convert(whole, tmp_path / "x.gguf", [name], force=True).checks[0]
+        assert check.tensor_errors, name

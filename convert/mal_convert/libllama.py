@@ -16,7 +16,7 @@ from metaaligner_lite.llama.library import library
 
 from .checkpoint import F32
 
-_ERROR, _CONTINUED = 3, 5  # GGML_LOG_LEVEL_*
+_ERROR, _CONTINUED = 4, 5  # GGML_LOG_LEVEL_*
 _STRING_OVERRIDE = 3  # LLAMA_KV_OVERRIDE_TYPE_STR
 _GGML_F32 = 0
 _SMALL = 50_000_000  # parameters; below, threads wait for each other longer than they compute

@@ -21,8 +21,8 @@ from .libllama import listening
 PLAIN = ("F32", "F16", "BF16")  # written by this package; all others by llama.cpp
 _NEARLY_FULL = 1 << 20
 _BUFFER = 256 << 20  # bytes of rows llama.cpp holds at once
-_NEEDS_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S")
-_NO_TARGET = ("GUESSED", "MXFP4_MOE", "NVFP4")
+_NEEDS_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S")
+_NO_TARGET = ("GUESSED", "MXFP4_MOE", "NVFP4", "Q1_0", "Q2_0")  # of other models, or not to be read back
 
 
 def file_types() -> dict[str, int]:
@@ -37,9 +37,14 @@ def parse_type(text: str) -> str:
     name = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}.get(name, name)
     if name not in file_types():
         raise UsageError(f"unknown type {text!r}; expected one of {', '.join(sorted(file_types()))}")
-    if name in _NEEDS_IMATRIX:
-        raise UsageError(f"{name} needs an importance matrix, which this program does not make; use Q2_K or IQ3_XXS")
+    if needs_matrix(name):
+        raise UsageError(f"{name} needs an importance matrix, which this program does not make; use Q2_K or IQ3_S")
     return name
+
+
+def needs_matrix(name: str) -> bool:
+    """Whether llama.cpp makes a type only with an importance matrix."""
+    return name in _NEEDS_IMATRIX
 
 
 def quantize(source: Path, target: Path, file_type: str, advance: Callable[[int, int], None]) -> list[str]:

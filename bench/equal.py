@@ -1,0 +1,131 @@
+"""Do drafts change greedy output? And what does the loop cost around a small model? On the embedded pair, no replay.
+
+    python -m mal_train.demo.generate --out DATA && python bench/equal.py DATA/heldout.jsonl [--most 200]
+
+Each query is answered by the policy and the answer edited twice, with drafts and without. Drafts are verified in
+batches, and a batched matrix product may round differently from that of one token; where two tokens are nearly
+equally likely the texts then part. Reported: how many edits part, and the gap between the two tokens' logits where
+they do, read anew without drafts (a fault in the verification would part them at any gap). Then tokens per decode, the
+time with drafts against without, and the share of time outside llama_decode. Prints a table and, as its last line, one
+JSON document. --record writes the edits as JSONL (query, weak, strong), for draft.py --pairs.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from contestants import _time_decodes
+from edits import copied_share
+
+from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, open_engine
+from metaaligner_lite.llama.decode import Generation
+from metaaligner_lite.llama.engine import Engine
+from metaaligner_lite.objectives import resolve
+from metaaligner_lite.policies import Draft
+from metaaligner_lite.prompts import edit_prompt, encode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", type=Path, help="JSONL with query and objectives, such as heldout.jsonl")
+    parser.add_argument("--most", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--policy", type=Path, default=DEMO_POLICY)
+    parser.add_argument("--aligner", type=Path, default=DEMO_ALIGNER)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()][: options.most]
+    decodes = _time_decodes()
+    edits, recorded = [], []
+    with (
+        open_engine(options.policy, threads=options.threads) as policy_engine,
+        open_engine(options.aligner, threads=options.threads) as engine,
+    ):
+        policy, aligner = GgufPolicy(policy_engine), Aligner(engine)
+        for turn, row in enumerate(rows):
+            draft = policy.answer(row["query"])
+            if not draft.text:
+                continue
+            runs = {}
+            for drafted in (True, False) if turn % 2 else (False, True):
+                runs[drafted] = _edit(aligner, row, draft, drafted, decodes)
+            edits.append(_compared(runs[True], runs[False], draft, row, engine, aligner))
+            recorded.append({"query": row["query"], "weak": draft.text, "strong": runs[False]["generation"].text})
+    if options.record:
+        options.record.write_text("".join(json.dumps(row) + "\n" for row in recorded), encoding="utf-8")
+    parted = [edit["gap"] for edit in edits if edit["gap"] is not None]
+    summary = {
+        "edits": len(edits),
+        "parted": len(parted),
+        "logit_gap_median": round(statistics.median(parted), 4) if parted else None,
+        "logit_gap_largest": round(max(parted), 4) if parted else None,
+        "copied": round(statistics.mean(edit["copied"] for edit in edits), 3),
+        "tokens_per_decode": round(statistics.median(edit["tokens_per_decode"] for edit in edits), 2),
+        "accepted": round(sum(edit["accepted"] for edit in edits) / sum(edit["drafted"] for edit in edits), 3),
+        "time_with_to_without_drafts": round(
+            statistics.median(edit["ratio"] for edit in edits if edit["gap"] is None), 3
+        ),
+        "outside_llama_decode_with_drafts": round(statistics.median(edit["loop"] for edit in edits), 3),
+        "outside_llama_decode_without": round(statistics.median(edit["plain_loop"] for edit in edits), 3),
+        "outside_us_per_token_without": round(1e6 * statistics.median(edit["outside"] for edit in edits), 1),
+    }
+    for key, value in summary.items():
+        print(f"{key:<36}{value!s:>10}")
+    print(json.dumps({"bench": "equal"} | summary))
+
+
+def _edit(aligner: Aligner, row: dict, draft: Draft, drafted: bool, decodes: list) -> dict:
+    """One edit, from a cache that holds nothing of it."""
+    if context := aligner.engine._context:
+        context.roll_back(0)
+    aligner.draft = drafted
+    decodes.clear()
+    began = time.perf_counter()
+    (generation,) = aligner.edit(row["query"], draft, [resolve(",".join(row["objectives"]))])
+    seconds = time.perf_counter() - began
+    return {"generation": generation, "seconds": seconds, "decode": sum(s for _, _, s in decodes), "n": len(decodes)}
+
+
+def _compared(mine: dict, plain: dict, draft: Draft, row: dict, engine: Engine, aligner: Aligner) -> dict:
+    generation: Generation = mine["generation"]
+    counts = generation.counts
+    return {
+        "gap": _gap(generation, plain["generation"], draft, row, engine, aligner),
+        "copied": copied_share(draft.text.split(), plain["generation"].text.split()),
+        "tokens_per_decode": counts.written / max(1, mine["n"] - 1),
+        "drafted": counts.drafted,
+        "accepted": counts.accepted,
+        "ratio": mine["seconds"] / plain["seconds"],
+        "loop": 1 - mine["decode"] / mine["seconds"],
+        "plain_loop": 1 - plain["decode"] / plain["seconds"],
+        "outside": (plain["seconds"] - plain["decode"]) / max(1, plain["generation"].counts.written),
+    }
+
+
+def _gap(
+    mine: Generation, plain: Generation, draft: Draft, row: dict, engine: Engine, aligner: Aligner
+) -> float | None:
+    """How much less likely (in logits) the other choice was where two texts part; None if they do not."""
+    if mine.tokens == plain.tokens:
+        return None
+    same = next((i for i, (a, b) in enumerate(zip(mine.tokens, plain.tokens)) if a != b), None)
+    if same is None:  # one ended where the other went on
+        same = min(len(mine.tokens), len(plain.tokens))
+    objectives = resolve(",".join(row["objectives"]))
+    prompt = encode(edit_prompt(aligner.layout, row["query"], draft.text, objectives, aligner.template), engine.model)
+    context = engine._context
+    assert context
+    context.roll_back(0)
+    context.read([*prompt, *plain.tokens[:same]])
+    lib = context._lib
+    logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context.handle, -1), shape=(engine.model.n_vocab,))
+    end = lib.llama_vocab_eos(engine.model._vocab)
+    a, b = (tokens[same] if same < len(tokens) else end for tokens in (mine.tokens, plain.tokens))
+    return abs(float(logits[a]) - float(logits[b]))
+
+
+if __name__ == "__main__":
+    main()
