@@ -111,7 +111,7 @@ def _gap(
     """How much less likely (in logits) the other choice was where two texts part; None if they do not."""
     if mine.tokens == plain.tokens:
         return None
-    same = next((i for i, (a, b) in enumerate(zip(mine.tokens, plain.tokens)) if a != b), None)
+    same = next((i for i, (a, b) in enumerate(zip(mine.tokens, plain.tokens, strict=False)) if a != b), None)
     if same is None:  # one ended where the other went on
         same = min(len(mine.tokens), len(plain.tokens))
     objectives = resolve(",".join(row["objectives"]))
