@@ -192,7 +192,7 @@ def test_every_kind_of_file(tmp_path):
 
 
 def test_parquet(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     records = [{"query": "q", "answer": "a", "empathy": 1.0}, {"query": "q", "answer": "b", "empathy": None}]

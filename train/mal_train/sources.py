@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, UsageError
+from metaaligner_lite.errors import DataError, FileProblem, UsageError, require_extra
 
 Record = dict[str, Any]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -81,10 +81,9 @@ def _table(file: IO[str], delimiter: str) -> Iterator[tuple[str, Record | DataEr
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Record | DataError]]:
-    try:
-        from pyarrow import parquet  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtra("pyarrow not installed; reading Parquet needs: pip install pyarrow") from error
+    require_extra("parquet", "pyarrow")
+    from pyarrow import parquet
+
     try:
         file = parquet.ParquetFile(path)
     except ValueError as error:  # pyarrow's errors are ValueErrors
