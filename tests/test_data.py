@@ -27,6 +27,9 @@ HH = "\n\nHuman: Hello\n\nAssistant: Hi.\n\nHuman: Where is it?\n\nAssistant:"
 BETTER = Mapped(NAMES, objectives=(KNOWN["harmlessness"],))
 
 
+SAID = [{"role": "assistant", "content": "so"}]
+
+
 def one(name, record, mapped=BETTER):
     (row,) = FORMATS[name](record, mapped)
     return row.query, [(a.text, {o.name: v for o, v in a.ratings.items()}) for a in row.answers]
@@ -71,7 +74,34 @@ GOOD = [
             "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
             "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
         },
-        ("\n\nHuman: q \n\nAssistant:", [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})]),
+        ("q", [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})]),
+    ),
+    (  # one question is the question alone, as at run time
+        "dialogues",
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+        ("q", [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})]),
+    ),
+    (  # TRL with an explicit prompt
+        "dialogues",
+        {
+            "prompt": [{"role": "user", "content": "p"}, *SAID, {"role": "user", "content": "q"}],
+            "chosen": [{"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        },
+        (
+            "\n\nHuman: p\n\nAssistant: so\n\nHuman: q \n\nAssistant:",
+            [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})],
+        ),
+    ),
+    (
+        "dialogues",
+        {"prompt": "q", "chosen": SAID, "rejected": [{"role": "assistant", "content": "b"}]},
+        ("q", [("so", {"harmlessness": 1}), ("b", {"harmlessness": 0})]),
+    ),
+    (  # signs in the columns of a table
+        "preferences",
+        {"query": "q", "first": "a", "second": "b", "empathy": ">", "brevity": "=", "clarity": "-1", "model": "m"},
+        ("q", [("a", {"empathy": 1, "brevity": 1, "clarity": 0}), ("b", {"empathy": 0, "brevity": 1, "clarity": 1})]),
     ),
     (
         "preferences",
@@ -100,7 +130,11 @@ GOOD = [
 @pytest.mark.parametrize(("name", "record", "expected"), GOOD)
 def test_formats(name, record, expected):
     assert detect(record, BETTER) == name
-    assert one(name, record) == expected
+    query, answers = one(name, record)
+    assert (query, [(text, dict(sorted(ratings.items()))) for text, ratings in answers]) == (
+        expected[0],
+        [(text, dict(sorted(ratings.items()))) for text, ratings in expected[1]],
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,6 +154,11 @@ def test_formats(name, record, expected):
             "expected >",
         ),
         ("preferences", {"query": "q", "first": "a", "preferences": {"empathy": ">"}}, "no text under"),
+        ("preferences", {"query": "q", "first": "a", "second": "b"}, "no preferences"),
+        ("preferences", {"query": "q", "first": "a", "second": "b", "preferences": {"empathy": [1]}}, "expected >"),
+        ("dialogues", {"chosen": HH + " a\n\nHuman: and", "rejected": HH + " b\n\nHuman: and"}, "does not end in an"),
+        ("dialogues", {"chosen": "x" + HH + " a", "rejected": "x" + HH + " b"}, "text before the first turn"),
+        ("dialogues", {"chosen": SAID, "rejected": SAID}, "without a known role or text"),
         ("safe-rlhf", {"prompt": "q", "response_0": "a"}, "no text under 'response_1'"),
         ("corrections", {"question": "q", "answer": None, "correction": "c"}, "no text under 'answer'"),
         ("ratings", {"query": "q", "answer": "a", "empathy": "good"}, "not a number"),
@@ -249,6 +288,46 @@ def test_build_accounts_for_every_record(tmp_path):
     assert len(read_rows(tmp_path / "rows.jsonl")[0]) == 1 and not (tmp_path / "rows.jsonl.part").exists()
 
 
+def test_a_limit_leaves_no_record_unaccounted(tmp_path):
+    pair = {"chosen": HH + " A better answer.", "rejected": HH + " No."}
+    source = write(tmp_path / "s.jsonl", [pair, "{", *[pair] * 8])
+    account = build([source], tmp_path / "rows.jsonl", BETTER, limit=3).account
+    assert (account.read, account.used, account.refused.total()) == (4, 3, 1)
+    (tmp_path / "t.csv").write_text("query,answer,empathy\nq,a,3\nq,b,1\np,a,3\np,b,1\n")
+    account = build([tmp_path / "t.csv"], tmp_path / "rows.jsonl", BETTER, limit=1, force=True).account
+    assert (account.read, account.used, account.refused["behind --limit"]) == (4, 2, 2)
+
+
+def test_columns_are_mapped_whatever_the_form(tmp_path):
+    prompt = "".join(p.text for p in edit_prompt("paper/ultrafeedback", "q", "a", [KNOWN["humor"]]))
+    for ours, theirs in (
+        ({"prompt": prompt, "completion": "c"}, ("p", "c")),
+        ({"question": "q", "answer": "a", "correction": "c"}, ("x", "y", "z")),
+        ({"query": "q", "first": "a", "second": "b", "empathy": ">"}, ("i", "j", "k", "l")),
+    ):
+        source = write(tmp_path / "s.jsonl", [dict(zip(theirs, ours.values(), strict=True)), {}])
+        mapped = Mapped(NAMES, dict(zip(ours, theirs, strict=True)) | {"id": "none"}, objectives=BETTER.objectives)
+        built = build([source], tmp_path / "rows.jsonl", mapped, force=True)
+        assert built.account.used == 1 and built.missing == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "there is no record in it"),
+        ('{"query": "q"}\n', r"its keys \(query\); name it with --format"),
+        ("[" * 100_000 + "\n", "not valid JSON"),
+        ('{"query": "q", "answer": "a", "empaty": 1, "model": "m"}\n', "columns not read: empaty, model"),
+        (json.dumps({"instruction": "q", "completions": [completion("a", vibes=1)] * 2}), "unknown objective 'vibes'"),
+    ],
+)
+def test_what_makes_no_row_says_why(tmp_path, content, message):
+    (tmp_path / "s.jsonl").write_text(content)
+    with pytest.raises((DataError, UsageError), match=message):
+        build([tmp_path / "s.jsonl"], tmp_path / "rows.jsonl", BETTER)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.jsonl"]
+
+
 def test_unrated_pairs_say_how_to_rate_them(tmp_path):
     source = write(tmp_path / "s.jsonl", [{"chosen": HH + " a", "rejected": HH + " b"}])
     with pytest.raises(DataError, match="--objectives, or rate the answers with --score or --reward"):
@@ -261,7 +340,8 @@ def test_a_ratings_table_is_put_together_by_query(tmp_path):
     built = build([tmp_path / "t.csv"], tmp_path / "rows.jsonl", mapped)
     ((row,), _) = read_rows(tmp_path / "rows.jsonl")
     assert [(a.text, list(a.ratings.values())) for a in row.answers] == [("a", [3.0]), ("b", [1.0]), ("c", [])]
-    assert (built.account.read, built.account.used) == (2, 1)
+    assert (built.account.read, built.account.used, built.rows) == (4, 3, 1)
+    assert built.unread == {"model"}
 
 
 def test_rows_read_back_as_they_were(tmp_path):
@@ -302,17 +382,23 @@ def test_close_scores_are_ties_and_names_are_checked():
         scorers.chosen_scorers(["lenght"])
 
 
-def test_reward_models_are_asked_once(tmp_path):
+@pytest.fixture
+def classifier(tmp_path):
+    """A random Llama with two logits, as reward models come."""
     pytest.importorskip("torch")
     from tiny_train import make_base
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
+    folder = make_base(tmp_path / "classifier")
+    config = LlamaConfig.from_pretrained(folder, num_labels=2, pad_token_id=0)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_reward_models_are_asked_once(classifier, tmp_path):
     from mal_train.rewards import Rewards, parse_reward
 
-    base = make_base(tmp_path / "m")
-    config = LlamaConfig.from_pretrained(base, num_labels=2, pad_token_id=0)
-    LlamaForSequenceClassification(config).save_pretrained(base)
-    reward = parse_reward(f"humor={base}#1")
+    reward = parse_reward(f"humor={classifier}#1")
     rows = [Row(str(i), f"q{i}", (Answer("a", {}), Answer("long answer", {}))) for i in range(5)]
     rewards = Rewards([reward], NAMES, tmp_path / "cache.sqlite", batch_size=3)
     rated = rewards(rows)
@@ -320,9 +406,36 @@ def test_reward_models_are_asked_once(tmp_path):
     again = Rewards([reward], NAMES, tmp_path / "cache.sqlite", batch_size=7)
     assert again(rows) == rated and again.asked == 0
     with pytest.raises(UsageError, match="has 2 logits; there is no #5"):
-        Rewards([parse_reward(f"humor={base}#5")], NAMES, tmp_path / "c2.sqlite")(rows)
+        Rewards([parse_reward(f"humor={classifier}#5")], NAMES, tmp_path / "c2.sqlite")(rows)
     with pytest.raises(UsageError, match="expected OBJECTIVE=FOLDER"):
         parse_reward("humor")
+
+
+def test_a_reward_model_is_never_shown_more_than_it_reads(tmp_path):
+    pytest.importorskip("torch")
+    from tiny_train import make_base
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from mal_train.rewards import Rewards, parse_reward
+
+    folder = make_base(tmp_path / "m")
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        num_labels=1,
+        pad_token_id=0,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    row = Row("1", "a long question " * 50, (Answer("a long answer " * 50, {}), Answer("", {})))
+    for reward in (f"humor={folder}", f"humor={folder}@answer"):
+        (found,) = Rewards([parse_reward(reward)], NAMES, tmp_path / "cache.sqlite")([row])
+        assert all(abs(a.ratings[KNOWN["humor"]]) < 10 for a in found.answers)
+    with pytest.raises(FileProblem, match="cannot open the reward model.*hf download"):
+        Rewards([parse_reward(f"humor={tmp_path}/none")], NAMES, tmp_path / "cache.sqlite")([row])
 
 
 # --- the reference code's choices ---
@@ -393,6 +506,19 @@ def test_build_and_show(mal, tmp_path):
     assert told["edits"][0]["prompt"].startswith("You are an assistant to human.") and told["pairs"] == 1
 
 
+def test_reward_models_from_the_command_line(mal, classifier, tmp_path):
+    source = write(tmp_path / "s.jsonl", [{"chosen": HH + f" answer {i}", "rejected": HH + " other"} for i in range(3)])
+    rewards = [
+        "--reward",
+        f"humor={classifier}#1@answer",
+        "--reward",
+        f"calm: The response should be calm.={classifier}",
+    ]
+    mal("build", source, *rewards, "-o", tmp_path / "rows.jsonl")
+    (row, *_), _ = read_rows(tmp_path / "rows.jsonl")
+    assert [o.name for o in row.answers[0].ratings] == ["humor", "calm"]
+
+
 def test_reference_and_column_mapping(mal, tmp_path):
     (tmp_path / "t.csv").write_text("ask,good,bad\nq,a b c,word word word word word word word word word word word\n")
     flags = [
@@ -408,6 +534,7 @@ def test_reference_and_column_mapping(mal, tmp_path):
     told = json.loads(
         mal("build", tmp_path / "t.csv", *flags, "--reference", "hh-rlhf", "-o", tmp_path / "r.jsonl", "--json")
     )
-    assert told["used"] == 1 and sum(told["refused"].values()) == 1  # the equal edit names no objective
+    assert told["used"] == told["rows"] == 1 and not told["refused"]
+    assert sum(told["edits_refused"].values()) == 1  # the equal edit names no objective
     with pytest.raises(UsageError, match="expected OURS=THEIRS"):
         mal("build", tmp_path / "t.csv", "--column", "query", "-o", tmp_path / "x.jsonl")

@@ -58,6 +58,11 @@ def test_shuffles_are_seeded_and_epochs_draw_anew():
     assert reformulate_rows(rows(), 1) != reformulate_rows(rows(), 2)
     again = reformulate_rows(rows(), 1, epoch=1)
     assert again != reformulate_rows(rows(), 1)
+    plain = [
+        [(e.query, e.answer, e.target, set(e.objectives)) for e in sets.contrastive]
+        for sets in (again, reformulate_rows(rows(), 1))
+    ]
+    assert plain[0] == plain[1]  # the same edits in the same places: a share of them is the same share
     assert len(again.contrastive) == len(reformulate_rows(rows(), 1).contrastive)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from tiny_train import make_base, row, some_rows, write_rows
+from tiny_train import SMOKE, base_fixture, make_base, one_thread, row, some_rows, write_rows  # noqa: F401 (the fixtures)
 
 from mal_train import recipe as recipes
 from mal_train.collate import collate, plan
-from mal_train.encode import IGNORED, encode_edit, encode_edits, load_tokens
+from mal_train.encode import IGNORED, Encoder, encode_edit, encode_edits, load_tokens
 from mal_train.merge import merge
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
@@ -25,25 +26,6 @@ from metaaligner_lite.errors import DataError, FileProblem, MalError, ModelError
 from metaaligner_lite.objectives import builtin_catalogue
 
 EMPATHY = builtin_catalogue()["empathy"]
-SMOKE = {"training.batch_tokens": 512, "data.max_length": 256, "lora.rank": 4} | {
-    f"stages.{stage}.{key}": value for stage in recipes.STAGES for key, value in (("steps", 3), ("lr", 1e-2))
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads cost a model this small more than they give, most of all on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +89,8 @@ def test_a_query_never_falls_on_both_sides_of_the_split(tmp_path):
     training, held_out = split(rows, 0.3, seed=1)
     assert training and held_out and len(training) + len(held_out) == 100
     assert not {r.query for r in training} & {r.query for r in held_out}
+    training, held_out = split(rows, 0.3, seed=1, by="row")  # as the reference does
+    assert {r.query for r in training} & {r.query for r in held_out}
 
 
 # --- recipe ---
@@ -131,6 +115,7 @@ def test_every_shipped_recipe_parses(pytestconfig):
         ("kind = 'fused'", "expected one of merged, activated"),
         ("[stages.equal]\nshare = 2", "expected 0 to 1"),
         ("layout = ", "not valid TOML"),
+        ("kind = 'activated'\n[lora]\ndora = true", "does not go with kind = 'activated'"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
@@ -185,7 +170,7 @@ def test_the_query_is_shortened_before_anything_else(tokens):
     edit = Edit("first " * 300 + "last question?", "weak answer", "the better answer", (EMPATHY,))
     account = Account(noun="edits")
     most = len(encode_edit(replace(edit, query="first first first last question?"), tokens, "conversation"))
-    (found,) = encode_edits([edit], tokens, "conversation", Data(max_length=most), account)
+    (found,) = encode_edits([edit], Encoder(tokens, "conversation", Data(max_length=most)), account)
     text = tokens.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
     assert len(found) == most and account.shortened == 1
     assert (
@@ -195,10 +180,38 @@ def test_the_query_is_shortened_before_anything_else(tokens):
     )
 
 
+@pytest.mark.parametrize("layout", ["conversation", "paper/hh-rlhf"])
+def test_a_shortened_dialogue_keeps_the_marks_of_its_turns(tokens, layout):
+    query = "\n\nHuman: " + "old " * 90 + "\n\nAssistant: so\n\nHuman: " + "new " * 90 + "now? \n\nAssistant:"
+    edit = Edit(query, "weak", "better", (EMPATHY,))
+    seen = set()
+    for most in range(200, 520, 7):
+        account = Account()
+        found = encode_edits([edit], Encoder(tokens, layout, Data(max_length=most)), account)
+        if not found:
+            continue
+        text = tokens.tokenizer.decode(found[0].ids.tolist(), skip_special_tokens=False)
+        kept = text[text.index("Human:") :] if "Human:" in text else ""
+        assert text.count("now? \n\nAssistant:") == 1 and text.count("Assistant:") <= 2 and len(found[0]) <= most
+        assert kept.startswith(("Human: old", "Human: new", "Human: now?", "Human: \n\nAssistant: so")), kept
+        seen.add(account.shortened)
+    assert 1 in seen
+
+
+def test_shortening_a_very_long_query_is_quick(tokens):
+    edit = Edit("word " * 100_000, "weak", "better", (EMPATHY,))
+    before = time.monotonic()
+    assert encode_edits([edit], Encoder(tokens, "conversation", Data(max_length=256)), Account())
+    assert time.monotonic() - before < 20
+
+
 def test_what_cannot_fit_is_refused_with_its_reason(tokens):
     long, empty = Edit("q", "a", "word " * 300, (EMPATHY,)), Edit("q", "a", " ", (EMPATHY,))
     account = Account(noun="edits")
-    assert encode_edits([long, empty], tokens, "conversation", Data(max_length=150), account) == []
+    encoder = Encoder(tokens, "conversation", Data(max_length=150))
+    assert encode_edits([long, empty], encoder, account) == []
+    with pytest.raises(DataError, match="an edit of the answer to 'q': longer than max_length = 150"):
+        encode_edits([long], replace(encoder, strict=True), account)
     assert sorted(account.refused) == ["longer than max_length = 150 tokens", "the better answer is empty"]
 
 
@@ -216,6 +229,29 @@ def test_batches_are_full_of_similar_lengths_and_cover_all():
 # --- a whole run ---
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [{"lora.rslora": True}, {"lora.dora": True}, {"lora.targets": "q_proj,down_proj"}, {"merge.dtype": "bfloat16"}],
+)
+def test_merged_weights_say_what_the_adapter_says(base, tmp_path, shape):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(4))
+    trained = train(base, data, tmp_path / "out", recipes.load(None, SMOKE | shape))
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
+    merged = AutoModelForCausalLM.from_pretrained(trained.merged)
+    wanted = shape.get("merge.dtype", "float32")
+    assert str(merged.dtype) == f"torch.{wanted}"
+    assert json.loads((trained.merged / "config.json").read_text())["dtype"] == wanted
+    ids = torch.arange(4, 60)[None]
+    with torch.no_grad():
+        a, m, p = (model(ids).logits.float() for model in (adapted, merged, plain))
+    assert torch.allclose(a, m, atol=1e-5 if wanted == "float32" else 2e-2) and (a - p).abs().max() > 0.05
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_whole_run(tmp_path, tied):
     import torch
@@ -228,6 +264,7 @@ def test_a_whole_run(tmp_path, tied):
     assert trained.accounts[0].refused.total() == 1 and trained.accounts[1].used > 10
     assert trained.next_command == f"mal convert {tmp_path / 'out' / 'merged'} --q4_k_m"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "accuracy.svg",
         "adapter",
         "loss.svg",
         "merged",
@@ -256,19 +293,21 @@ def test_a_whole_run(tmp_path, tied):
         train(base, data, tmp_path / "out", recipes.load(None, SMOKE))
 
 
-def test_loss_falls_and_skipped_stages_are_skipped(base, tmp_path):
+def test_loss_falls_and_skipped_stages_are_skipped(tmp_path):
+    base = make_base(tmp_path / "base", spread=0.3)
     data = write_rows(tmp_path / "rows.jsonl", some_rows(4))
-    settings = SMOKE | {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.epochs": 12.0}
-    settings |= {"stages.contrastive.steps": 12, "stages.contrastive.lr": 3e-2, "lora.rank": 16}
-    trained = train(base, data, tmp_path / "out", recipes.load(None, settings))
-    assert "contrastive/loss" in trained.metrics and "warmup/loss" not in trained.metrics
-    assert trained.metrics["contrastive/loss"] < 5.7  # ln 320 = 5.77 is the loss of a guess
+    settings = SMOKE | {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.epochs": 40.0}
+    settings |= {"stages.contrastive.steps": 40, "stages.contrastive.lr": 1e-2, "lora.rank": 16}
+    metrics = train(base, data, tmp_path / "out", recipes.load(None, settings)).metrics
+    assert "contrastive/loss" in metrics and "warmup/loss" not in metrics
+    assert metrics["contrastive/first_loss"] > 5 and metrics["contrastive/loss"] < 2  # ln 320 = 5.8 is a guess's
+    assert metrics["contrastive/accuracy"] > 0.7
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda p: p / "absent", FileProblem, "expected"),
+        (lambda p: p / "absent", FileProblem, "is no folder; expected"),
         (lambda p: make_base(p / "b", template=None), ModelError, "needs a chat template"),
     ],
 )

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
-import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from tiny_train import make_base, some_rows, write_rows
+from tiny_train import SMOKE, base_fixture, make_base, one_thread, some_rows, write_rows  # noqa: F401 (the fixtures)
 
+from mal_train import estimate as estimate_module
 from mal_train import lora, stage
 from mal_train import recipe as recipes
-from mal_train.encode import encode_edit, encode_edits, find_invocation, load_tokens
+from mal_train.encode import Encoder, encode_edit, encode_edits, find_invocation, load_tokens
 from mal_train.estimate import estimate
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
@@ -29,25 +31,6 @@ from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelE
 from metaaligner_lite.objectives import builtin_catalogue
 
 EMPATHY = builtin_catalogue()["empathy"]
-SMOKE = {"training.batch_tokens": 512, "data.max_length": 256, "lora.rank": 4} | {
-    f"stages.{name}.{key}": value for name in recipes.STAGES for key, value in (("steps", 3), ("lr", 1e-2))
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads cost a model this small more than they give, most of all on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture
@@ -111,36 +94,20 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at)
 
 
 ONE = os.environ | {"OMP_NUM_THREADS": "1"}
-RUN = """
-import sys
-from pathlib import Path
-from mal_train import recipe
-from mal_train.run import train
-base, data, out, toml, resume = sys.argv[1:]
-train(Path(base), Path(data), Path(out), recipe.load(Path(toml)), resume=resume == "resume")
-"""
+HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_resumed_bit_for_bit(base, data, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forks of one process")
+def test_runs_killed_at_many_moments_are_resumed_bit_for_bit(base, data, tmp_path):
+    """SIGKILL in a step, in every part of writing a checkpoint, between stages, while merging, at the very end."""
     toml = tmp_path / "recipe.toml"
-    recipes.save(recipes.load(None, RESUME | {"stages.contrastive.steps": 40, "stages.contrastive.epochs": 9.0}), toml)
-
-    def command(out, resume="new"):
-        return [sys.executable, "-c", RUN, str(base), str(data), str(tmp_path / out), str(toml), resume]
-
-    subprocess.run(command("whole"), check=True, timeout=120, env=ONE)
-    running = subprocess.Popen(command("out"), stderr=subprocess.DEVNULL, env=ONE)
-    deadline = time.monotonic() + 60
-    checkpoints = tmp_path / "out.part" / "stages" / "contrastive"
-    while time.monotonic() < deadline and not stage.last_checkpoint(checkpoints):
-        time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    stopped = stage.last_checkpoint(checkpoints)
-    assert stopped and not (tmp_path / "out").exists()
-    subprocess.run(command("out", "resume"), check=True, timeout=120, env=ONE)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    settings = RESUME | {"stages.contrastive.steps": 5, "stages.contrastive.epochs": 2.0, "data.validation": 0.2}
+    recipes.save(recipes.load(None, settings), toml)
+    command = [sys.executable, HERE / "killed_run.py", base, data, toml, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=ONE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same, bit for bit") == 14
 
 
 def test_nothing_to_resume_and_nothing_left_after_a_failure(base, data, tmp_path):
@@ -216,10 +183,11 @@ def test_the_invocation_is_in_every_prompt_and_a_row_without_it_is_refused(base)
     words = tokens.tokenizer.decode(invocation, skip_special_tokens=False)
     edits = [Edit("q", "a", f"t {words}", (EMPATHY,)), Edit(words, words, "t", (EMPATHY,), equal=True)]
     account = Account()
-    found = encode_edits(edits, tokens, "conversation", Data(), account, invocation)
+    encoder = Encoder(tokens, "conversation", Data(), invocation)
+    found = encode_edits(edits, encoder, account)
     assert len(found) == 2 and not account.refused  # the user's words cannot make the special token
     account = Account()
-    assert encode_edits(edits, tokens, "conversation", Data(), account, [1, 2, 3]) == []
+    assert encode_edits(edits, replace(encoder, invocation=[1, 2, 3]), account) == []
     assert "invocation" in next(iter(account.refused))
 
 
@@ -230,7 +198,7 @@ def test_an_activated_run(base, data, tmp_path):
 
     trained = train(base, data, tmp_path / "out", recipes.load(None, SMOKE | {"kind": "activated"}))
     assert trained.merged is None and not (tmp_path / "out" / "merged").exists()
-    assert trained.next_command == f"mal convert {trained.adapter} --base {base}"
+    assert trained.next_command == f"mal convert {trained.adapter} --base {base} --adapter-only"
     found = manifest.read(trained.adapter)
     tokens = load_tokens(base)
     invocation = find_invocation(tokens, "conversation")
@@ -314,6 +282,37 @@ def test_the_estimate_counts_the_weights(base):
     assert found.base == 4 * parameters and found.adapter > 0 and found.batch > 0
 
 
+class Hears:
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def step(self, step):
+        self.said.append(str(step))
+
+
+def test_memory_is_estimated_before_the_model_is_opened(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(lora, "open_base", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr(estimate_module, "free_memory", lambda: 1000)
+    monkeypatch.setattr(estimate_module, "_main_memory", lambda: 1000)
+    with pytest.raises(ModelError, match=r"this run needs about .* GiB are free; take a smaller base"):
+        train(base, data, tmp_path / "out", recipes.load(None, SMOKE))
+    heard = Hears()
+    monkeypatch.setattr(estimate_module, "free_memory", lambda: 10_000_000)
+    estimate_module.check(base, recipes.load(None), heard)
+    assert "merging afterwards takes" in heard.said[1] and "lower training.batch_tokens (8192)" in heard.said[2]
+
+
+def test_a_run_tells_where_it_stands(base, data, tmp_path):
+    heard = Hears()
+    train(base, data, tmp_path / "out", recipes.load(None, SMOKE | {"data.validation": 0.2}), progress=heard)
+    told = "\n".join(heard.said)
+    assert re.search(r"contrastive 3/3  loss \d\.\d{3}  [\d,]+ tokens/s  0:00 left  \d\.\d GiB", told)
+    assert "rows used" in told and "held-out edits used" in told and "merging the adapter" in told
+
+
 def test_minutes_end_a_run_early_with_the_rate_down(base, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", some_rows(60))
     settings = {"training.batch_tokens": 512, "training.minutes": 0.05, "lora.rank": 4, "data.max_length": 256}
@@ -327,16 +326,25 @@ def test_minutes_end_a_run_early_with_the_rate_down(base, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_adapter(base, data, tmp_path):
-    """Two processes with half the accumulation see the same batches, so they must find the same weights."""
-    scripts = {}
-    for name, accumulate in (("one", 2), ("two", 1)):
-        scripts[name] = tmp_path / f"{name}.toml"
+    """The same command under torchrun: with half the accumulation the same batches, so the same weights."""
+    with data.open("a") as file:
+        file.write("{broken\n")
+    told = {}
+    for name, accumulate, launcher in (
+        ("one", 2, []),
+        ("two", 1, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+    ):
+        toml = tmp_path / f"{name}.toml"
         settings = SMOKE | {"training.accumulate": accumulate, "training.precision": "float32", "data.validation": 0.2}
-        recipes.save(recipes.load(None, settings), scripts[name])
-    (tmp_path / "run.py").write_text(RUN)
-    for name, count in (("one", 1), ("two", 2)):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
-        command += [str(tmp_path / "run.py"), str(base), str(data), str(tmp_path / name), str(scripts[name]), "new"]
-        subprocess.run(command, check=True, timeout=90, env=ONE)
+        recipes.save(recipes.load(None, settings), toml)
+        flags = ["--base", base, "--data", data, "--out", tmp_path / name, "--recipe", toml, "--json"]
+        command = [sys.executable, *launcher, "-m", "metaaligner_lite", "train-lora", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=ONE)
+        assert done.returncode == 0, done.stderr
+        told[name] = json.loads(done.stdout)  # one process alone speaks
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all((one[name] - two[name]).abs().max() < 1e-4 for name in one)
+    assert told["one"]["accounts"] == told["two"]["accounts"] and told["two"]["accounts"][0]["refused"]
+    one, two = told["one"]["metrics"], told["two"]["metrics"]
+    for name in (name for name in one if "seconds" not in name and "tokens/s" not in name):
+        assert one[name] == pytest.approx(two[name], abs=2e-4), name

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from mal_train.recipe import STAGES
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -15,8 +20,34 @@ WORDS = (
 )
 
 
-def make_base(folder: Path, *, tied: bool = True, template: str | None = CHATML, bos: bool = False) -> Path:
-    """A random 2-layer Llama with its tokenizer, saved as a Hugging Face folder."""
+SMOKE = {"training.batch_tokens": 512, "data.max_length": 256, "lora.rank": 4} | {
+    f"stages.{stage}.{key}": value for stage in STAGES for key, value in (("steps", 3), ("lr", 1e-2))
+}
+
+
+@pytest.fixture(name="_one_thread", autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost a model this small more than they give, most of all on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(name="base", scope="module")
+def base_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("models") / "base")
+
+
+def make_base(
+    folder: Path, *, tied: bool = True, template: str | None = CHATML, bos: bool = False, spread: float = 0.02
+) -> Path:
+    """A random 2-layer Llama with its tokenizer, saved as a Hugging Face folder.
+
+    With the usual `spread` of its weights hardly any loss can be learnt away: the head's are small, and frozen.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -46,6 +77,7 @@ def make_base(folder: Path, *, tied: bool = True, template: str | None = CHATML,
         num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
+        initializer_range=spread,
         bos_token_id=0,
         eos_token_id=3,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,19 +90,24 @@ def build(
         print_json(
             {
                 "out": str(out),
+                "rows": built.rows,
                 "forms": built.forms,
                 "read": account.read,
                 "used": account.used,
                 "refused": dict(account.refused),
+                "edits_refused": dict(built.reference.refused) if built.reference else {},
                 "objectives": dict(built.objectives),
+                "columns_not_read": sorted(built.unread),
             }
         )
         return
     for path, name in built.forms.items():
         print(f"{path}: {name}")
-    print("\n".join(built.account.lines()))
-    print("ratings: " + ", ".join(f"{name} {count:,}" for name, count in built.objectives.most_common()))
-    print(f"next: mal train-lora --base FOLDER --data {out} --out FOLDER")
+    print("\n".join(built.lines()))
+    print("rows rated on: " + ", ".join(f"{name} {count:,}" for name, count in built.objectives.most_common()))
+    print(
+        f"{built.rows:,} rows in {out}; next:\nmal train-lora --base FOLDER --data {shlex.quote(str(out))} --out FOLDER"
+    )
 
 
 @app.command("show")

@@ -41,14 +41,18 @@ def train_lora(
         list[str] | None,
         typer.Option("--set", help="Any recipe key, such as stages.warmup.share=0.", rich_help_panel=_RECIPE),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable row.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable row or edit.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the same run where it was interrupted.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an aligner on rated answers with LoRA (the paper's three steps), and merge it into its base."""
+    """Train an aligner on rated answers with LoRA (the paper's three steps), and merge it into its base.
+
+    On several GPUs: torchrun --nproc-per-node gpu --no-python mal train-lora ..., everything else the same.
+    """
     require_extra("train", "torch", "transformers", "peft", "accelerate")
     try:
+        from mal_train.distributed import is_main
         from mal_train.progress import Console
         from mal_train.recipe import load
         from mal_train.run import train
@@ -80,6 +84,8 @@ def train_lora(
         force=force,
         resume=resume,
     )
+    if not is_main():
+        return  # one of several processes: the first one has the word
     if as_json:
         print(
             json.dumps(
@@ -89,7 +95,13 @@ def train_lora(
                     "merged": None if result.merged is None else str(result.merged),
                     "metrics": dict(result.metrics),
                     "accounts": [
-                        {"noun": a.noun, "read": a.read, "used": a.used, "refused": dict(a.refused)}
+                        {
+                            "noun": a.noun,
+                            "read": a.read,
+                            "used": a.used,
+                            "shortened": a.shortened,
+                            "refused": dict(a.refused),
+                        }
                         for a in result.accounts
                     ],
                     "next": result.next_command,

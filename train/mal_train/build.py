@@ -34,9 +34,31 @@ class Built:
     """What a build made: the rows' file, the account of the records and, for each source, the form it was taken for."""
 
     out: Path
-    account: Account
+    rows: int = 0
+    account: Account = field(default_factory=lambda: Account(noun="records"))
     forms: dict[str, str] = field(default_factory=dict)
-    objectives: Counter[str] = field(default_factory=Counter)  # answers rated
+    objectives: Counter[str] = field(default_factory=Counter)  # rows rated on it
+    unread: set[str] = field(default_factory=set)  # columns of tables that were taken for nothing
+    missing: set[str] = field(default_factory=set)  # columns that the user named and no record has
+    reference: Account | None = None  # of the edits, if the reference code's choices were asked for
+
+    def lines(self) -> list[str]:
+        """What became of everything, in words."""
+        found = [*self.account.lines(), *(self.reference.lines() if self.reference else ())]
+        if not self.account.read:
+            found.append("there is no record in it")
+        if self.unread:
+            found.append(f"columns not read: {', '.join(sorted(self.unread))}")
+        return found + [f"no record has the column {name!r}" for name in sorted(self.missing)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A row that so many records became, not rated by us yet; or why they become none."""
+
+    where: str
+    row: Row | DataError
+    records: int = 1
 
 
 def build(
@@ -63,21 +85,22 @@ def build(
         raise FileProblem(f"{out} exists already; name another --out, or replace it with --force")
     if form != "auto" and form not in formats.FORMATS:
         raise UsageError(f"unknown format {form!r}; expected auto, {', '.join(formats.FORMATS)}")
-    built = Built(out, Account(noun="records"))
+    built = Built(out, missing=set(mapped.columns.values()))
+    if reference:
+        built.reference = Account(noun="edits as the reference makes them")
     rng = random.Random(seed)
     beside = out.with_name(out.name + ".part")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            drafts = _drafts(sources, mapped, form, built, strict)
-            for row in islice(_rated(drafts, scorers, rewards, mapped, built, strict), limit or None):
-                for final in _reference(row, reference, rng, built.account) if reference else [row]:
+            drafts = _drafts(sources, mapped, form, built)
+            for row in _rated(drafts, scorers, rewards, mapped, built.account, strict, limit):
+                for final in _reference(row, reference, rng, built.reference) if built.reference else [row]:
                     file.write(json.dumps(to_json(final, catalogue), ensure_ascii=False) + "\n")
-                built.objectives.update({o.name for answer in row.answers for o in answer.ratings})
-        if not built.account.used:
+                    built.rows += 1
+                built.objectives.update(dict.fromkeys(o.name for answer in row.answers for o in answer.ratings).keys())
+        if not built.rows:
             advice = "" if scorers or rewards or mapped.objectives else _RATE_THEM
-            raise DataError(
-                f"no usable record in {', '.join(map(str, sources))}. {'; '.join(built.account.lines())}{advice}"
-            )
+            raise DataError(f"no usable record in {', '.join(map(str, sources))}. {'; '.join(built.lines())}{advice}")
         beside.replace(out)
     except OSError as error:
         raise error if isinstance(error, FileProblem) else FileProblem(f"cannot write {out}: {error}") from error
@@ -103,72 +126,89 @@ def summarize(rows: Iterable[Row]) -> dict[str, object]:
     return {**counts, "signs": {name: dict(found) for name, found in sorted(per_objective.items())}}
 
 
-def _drafts(
-    sources: Sequence[Path], mapped: Mapped, form: str, built: Built, strict: bool
-) -> Iterator[tuple[str, Row | DataError]]:
-    """Each row that a record becomes, not rated by us yet, or why it becomes none."""
+def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built) -> Iterator[_Draft]:
     for path in sources:
         known = form
         table: dict[str, list[tuple[str, Answer]]] = {}
+        unknown: UsageError | None = None
         for place, record in read_records(path):
             built.account.read += 1
             where = f"{path.name}, {place}"
             if isinstance(record, DataError):
-                yield where, record
+                yield _Draft(where, record)
                 continue
-            if known == "auto":
-                known = formats.detect(record, mapped)
-            built.forms.setdefault(str(path), known)
+            built.missing -= record.keys()
+            record = mapped.renamed(record)
             try:
+                if known == "auto":
+                    known = formats.detect(record, mapped)
+                if known in formats.TABLES:
+                    built.unread |= mapped.unread(record)
                 found = list(formats.FORMATS[known](record, mapped))
-            except DataError as error:
-                yield where, error
+            except UsageError as error:
+                if known != "auto":
+                    raise UsageError(f"{where}: {error}; or describe it in a file for --objectives-file") from error
+                unknown = unknown or error
+                yield _Draft(where, DataError("its form is not known by its keys"))
                 continue
+            except DataError as error:
+                yield _Draft(where, error)
+                continue
+            built.forms.setdefault(str(path), known)
             for row in found:
                 if known == "ratings":
                     table.setdefault(row.query, []).append((where, row.answers[0]))
                 else:
                     id_ = row.id or f"{path.stem}:{place.split()[-1]}"
-                    yield where, Row(id_, row.query, row.answers)
+                    yield _Draft(where, Row(id_, row.query, row.answers))
         for number, (query, answers) in enumerate(table.items(), 1):
-            # A table's records are its answers: the row is counted as one, the others are part of it.
-            built.account.read -= len(answers) - 1
-            yield answers[0][0], Row(f"{path.stem}:{number}", query, tuple(answer for _, answer in answers))
+            row = Row(f"{path.stem}:{number}", query, tuple(answer for _, answer in answers))
+            yield _Draft(answers[0][0], row, len(answers))
+        if known == "auto" and unknown:
+            raise UsageError(f"{path}: {unknown}")
 
 
 def _rated(
-    drafts: Iterator[tuple[str, Row | DataError]],
+    drafts: Iterator[_Draft],
     scorers: Sequence[Scorer],
     rewards: Rate | None,
     mapped: Mapped,
-    built: Built,
+    account: Account,
     strict: bool,
+    limit: int,
 ) -> Iterator[Row]:
-    """The usable rows with all their ratings; the others are counted, or raised if `strict`."""
-    while batch := list(islice(drafts, _BATCH)):
-        rows = [(where, rate(d, scorers, mapped.names) if isinstance(d, Row) else d) for where, d in batch]
+    """The usable rows with all their ratings, `limit` at most; the others are counted, or raised if `strict`."""
+    made = 0
+    while batch := list(islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)):
+        rated = iter(
+            [rate(draft.row, scorers, mapped.names) for draft in batch if not isinstance(draft.row, DataError)]
+        )
         if rewards is not None:
-            scored = iter(rewards([row for _, row in rows if isinstance(row, Row)]))
-            rows = [(where, next(scored) if isinstance(row, Row) else row) for where, row in rows]
-        for where, row in rows:
+            rated = iter(rewards(list(rated)))
+        for draft in batch:
             try:
-                if isinstance(row, DataError):
-                    raise row
-                usable = check(row)
+                if isinstance(draft.row, DataError):
+                    raise draft.row
+                usable = check(next(rated))
             except DataError as error:
                 if strict:
-                    raise DataError(f"{where}: {error}") from error
-                built.account.refuse(str(error), where)
+                    raise DataError(f"{draft.where}: {error}") from error
+                account.refuse(str(error), draft.where, draft.records)
             else:
-                built.account.used += 1
+                account.used += draft.records
+                made += 1
                 yield usable
+    if 0 < limit <= made and (rest := account.read - account.used - account.refused.total()):
+        account.refuse("behind --limit", count=rest)
 
 
 def _reference(row: Row, style: str, rng: random.Random, account: Account) -> Iterator[Row]:
+    if style == "hh-rlhf" and len(row.answers) != 2:
+        raise UsageError(f"--reference hh-rlhf compares two answers, and row {row.id} has {len(row.answers)}")
     for number, edit in enumerate(reference_edits(row, style, rng)):
+        account.read += 1
         if edit.objectives:
+            account.used += 1
             yield as_row(edit, f"{row.id}/{number}")
         else:
-            account.refuse(
-                "an edit without any objective, as the reference writes them (an edit, not a record)", row.id
-            )
+            account.refuse("no objective to name: the reference writes it with an empty list", row.id)

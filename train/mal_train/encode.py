@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaaligner_lite.errors import FileProblem, ModelError, UsageError
+from metaaligner_lite.errors import DataError, FileProblem, ModelError, UsageError
 from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, Piece, completion_end, edit_prompt, encode
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _end = lru_cache(completion_end)
+
+_MARK = re.compile(r"\n\n(?:Human|Assistant):")  # HH-RLHF's turns
+_OPEN = re.compile(r"\n\nAssistant:\s*$")
 
 IGNORED = -100  # the label of a token that is read, not learnt
 
@@ -74,6 +77,8 @@ def load_tokens(base: Path) -> Tokens:
     """The tokenizer and chat template of a model folder. Raises FileProblem if they cannot be read."""
     from transformers import AutoTokenizer
 
+    if not base.is_dir():
+        raise FileProblem(f"{base} is no folder; expected one with a model's config.json, weights and tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         backend = tokenizer.backend_tokenizer
@@ -98,40 +103,37 @@ def load_tokens(base: Path) -> Tokens:
     return Tokens(backend, specials, bos, tokenizer.eos_token, pad, template)
 
 
-def encode_edits(
-    edits: Iterable[Edit],
-    tokens: Tokens,
-    layout: str,
-    data: Data,
-    account: Account,
-    invocation: Sequence[int] | None = None,
-    enough: float = math.inf,
-) -> list[Encoded]:
-    """Encode edits up to `enough` tokens, counting in `account` those that cannot be learnt, and the shortened.
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How the edits of a run become token ids.
 
     With an `invocation`, its last occurrence must lie in the prompt: PEFT looks for that one, and without any it
-    trains nothing, in silence.
+    trains nothing, in silence. `strict` makes the first edit that cannot be learnt a DataError.
     """
+
+    tokens: Tokens
+    layout: str
+    data: Data
+    invocation: Sequence[int] | None = None
+    strict: bool = False
+
+
+def encode_edits(edits: Iterable[Edit], encoder: Encoder, account: Account, enough: float = math.inf) -> list[Encoded]:
+    """Encode edits up to `enough` tokens, counting in `account` those that cannot be learnt, and the shortened."""
     encoded: list[Encoded] = []
     total = 0
     for edit in edits:
         if total >= enough:
             break
         account.read += 1
-        if not edit.target.strip():
-            account.refuse("the better answer is empty")
+        try:
+            found, whole = _fitting(edit, encoder)
+        except DataError as error:
+            if encoder.strict:
+                raise DataError(f"an edit of the answer to {edit.query.strip()[:60]!r}: {error}") from error
+            account.refuse(str(error))
             continue
-        found = encode_edit(edit, tokens, layout)
-        if len(found) > data.max_length and data.overlong == "shorten":
-            shorter = _shorten(edit, tokens, layout, data.max_length)
-            account.shortened += shorter is not None
-            found = shorter or found
-        if len(found) > data.max_length:
-            account.refuse(f"longer than max_length = {data.max_length} tokens")
-            continue
-        if invocation and not 0 <= _last(invocation, found.ids) <= found.start - len(invocation):
-            account.refuse("the invocation of the activated adapter is not the last of its kind in the prompt")
-            continue
+        account.shortened += not whole
         encoded.append(found)
         total += len(found)
     account.used += len(encoded)
@@ -175,6 +177,22 @@ def find_invocation(tokens: Tokens, layout: str) -> list[int]:
     return found
 
 
+def _fitting(edit: Edit, encoder: Encoder) -> tuple[Encoded, bool]:
+    """The edit's token ids, and whether all of its query is in them. Raises DataError if it cannot be learnt."""
+    most, invocation = encoder.data.max_length, encoder.invocation
+    if not edit.target.strip():
+        raise DataError("the better answer is empty")
+    found, whole = encode_edit(edit, encoder.tokens, encoder.layout), True
+    if len(found) > most and encoder.data.overlong == "shorten":
+        shorter = _shorten(edit, encoder.tokens, encoder.layout, most)
+        found, whole = shorter or found, shorter is None
+    if len(found) > most:
+        raise DataError(f"longer than max_length = {most} tokens")
+    if invocation and not 0 <= _last(invocation, found.ids) <= found.start - len(invocation):
+        raise DataError("the invocation of the activated adapter is not the last of its kind in the prompt")
+    return found, whole
+
+
 def _last(part: Sequence[int], ids: np.ndarray) -> int:
     """Where `part` occurs last in `ids`, or -1."""
     import numpy as np
@@ -192,15 +210,30 @@ def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int) -> Encoded | No
     The front goes, since a dialogue's last turn is what is answered. The answer, the request and the edit stay whole.
     """
     starts = [match.start() for match in re.finditer(r"\S+", edit.query)]
-    low, high, best = 1, len(starts) - 1, None
-    while low <= high:
-        middle = (low + high) // 2
-        candidate = encode_edit(replace(edit, query=edit.query[starts[middle] :]), tokens, layout)
-        if len(candidate) <= most:
-            best, high = candidate, middle - 1
-        else:
-            low = middle + 1
+    least = 2 if _OPEN.search(edit.query) else 1  # the mark of the turn to be written is no question
+
+    def fitting(words: int) -> Encoded | None:
+        if not least <= words < len(starts):
+            return None
+        found = encode_edit(replace(edit, query=_from(edit.query, starts[-words])), tokens, layout)
+        return found if len(found) <= most else None
+
+    # Outward from the end: a query of a million words must not be read whole again and again.
+    best, kept, step = None, 0, least
+    while found := fitting(kept + step):
+        best, kept, step = found, kept + step, 2 * step
+    while step := step // 2:
+        if found := fitting(kept + step):
+            best, kept = found, kept + step
     return best
+
+
+def _from(query: str, start: int) -> str:
+    """The query from a place on, under the mark of the turn that the place is in, if it is a marked dialogue."""
+    marks = [match for match in _MARK.finditer(query) if match.start() < start]
+    if not marks:
+        return query[start:]
+    return f"{marks[-1].group()} {query[max(start, marks[-1].end()) :].lstrip()}"
 
 
 def _first_line(error: Exception) -> str:

@@ -42,7 +42,7 @@ def estimate(base: Path, recipe: Recipe) -> Estimate:
     shapes = [shape for path in sorted(base.glob("*.safetensors")) for shape in _shapes(path)]
     config = _config(base)
     weights = sum(math.prod(shape) for shape in shapes)
-    width = 4.0 if not cuda() or recipe.training.precision == "float32" else 0.55 if recipe.lora.quantize else 2.0
+    width = 0.55 if recipe.lora.quantize else 4.0 if not cuda() or recipe.training.precision == "float32" else 2.0
     matrices = [shape for shape in shapes if len(shape) == 2 and config.get("vocab_size") not in shape]
     adapter = 16 * recipe.lora.rank * sum(sum(shape) for shape in matrices)
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
@@ -67,6 +67,11 @@ def check(base: Path, recipe: Recipe, progress: Progress) -> None:
             + (", lora.quantize = 'nf4'" if cuda() else "")
             + f" or a lora.rank below {recipe.lora.rank}"
         )
+    if recipe.kind == "merged" and (whole := _merging(base)) > (main := _main_memory()):
+        progress.say(
+            f"merging afterwards takes about {whole / _GIB:.1f} GiB of main memory, and {main / _GIB:.1f} are free "
+            "now; if it fails, free some and repeat the command with --resume: nothing is trained twice"
+        )
     if need.total > free:
         advice = "" if recipe.training.gradient_checkpointing else " or set training.gradient_checkpointing = true"
         progress.say(f"that may not fit: lower training.batch_tokens ({recipe.training.batch_tokens}){advice}")
@@ -74,10 +79,20 @@ def check(base: Path, recipe: Recipe, progress: Progress) -> None:
 
 def free_memory() -> int:
     """Bytes free on the accelerator if there is one, else in main memory."""
-    import psutil
     import torch
 
-    return torch.cuda.mem_get_info()[0] if cuda() else int(psutil.virtual_memory().available)
+    return torch.cuda.mem_get_info()[0] if cuda() else _main_memory()
+
+
+def _main_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _merging(base: Path) -> int:
+    """Bytes to merge in: the weights in float32, and once more as they are stored."""
+    return sum(6 * math.prod(shape) for path in base.glob("*.safetensors") for shape in _shapes(path))
 
 
 def _shapes(path: Path) -> list[list[int]]:

@@ -1,12 +1,15 @@
 """What data sets look like, and how each becomes rows.
 
 Every format ends as the same rows (rows.py), since ratings express all of them: a preference sign is a rating of 1
-against 0, a tie 1 against 1, and an edit that exists already is its target against its answer.
+against 0, a tie 1 against 1, and an edit that exists already is its target against its answer. A format sees records
+under our names: `Mapped.renamed` has been over them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +21,12 @@ from .rows import Answer, Names, Row, number
 from .sources import Record
 
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-_SIGNS: dict[Any, tuple[float, float]] = {">": (1, 0), "<": (0, 1), "=": (1, 1), 1: (1, 0), -1: (0, 1), 0: (1, 1)}
+_SIGNS: dict[Any, tuple[float, float]] = {
+    **dict.fromkeys((">", 1, "1"), (1, 0)),
+    **dict.fromkeys(("<", -1, "-1"), (0, 1)),
+    **dict.fromkeys(("=", 0, "0"), (1, 1)),
+}
+_TEXTS = {"id", "query", "prompt", "q", "answer", "response", "first", "second", "y1", "y2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +38,31 @@ class Mapped:
     answers: tuple[str, ...] = ()  # columns that hold one answer each
     objectives: tuple[Objective, ...] = ()  # on which a preferred answer is the better one
 
-    def column(self, name: str) -> str:
-        """The data's name for `name`."""
-        return self.columns.get(name, name)
+    def renamed(self, record: Record) -> Record:
+        """The record with the user's columns under our names."""
+        ours = {name: record[column] for name, column in self.columns.items() if column in record}
+        return {key: value for key, value in record.items() if key not in self.columns.values()} | ours
 
-    def text(self, record: Record, *names: str) -> str:
-        """The text under the first of these names that is there. Raises DataError if none is."""
-        for name in names:
-            value = record.get(self.columns.get(name, name))
-            if isinstance(value, str):
-                return value
-        known = ", ".join(map(repr, list(record)[:8]))
-        raise DataError(f"no text under {self.columns.get(names[0], names[0])!r}; it has {known}")
+    def objectives_of(self, record: Record) -> dict[str, Objective]:
+        """The columns of a table that are named like objectives."""
+        found = {}
+        for column in record.keys() - _TEXTS:
+            with suppress(UsageError):  # a table has columns of many kinds; `Built` tells which were not read
+                found[column] = self.names[column]
+        return found
+
+    def unread(self, record: Record) -> set[str]:
+        """The columns of a table that are neither texts nor objectives."""
+        return set(record) - _TEXTS - {"preferences"} - set(self.objectives_of(record))
 
 
+_Turns = list[tuple[str, str]]  # of _HUMAN and _ASSISTANT, and what they say
 Format = Callable[[Record, Mapped], Iterable[Row]]
 
 
 def detect(record: Record, mapped: Mapped) -> str:
     """The format whose keys a record has. Raises UsageError, naming the keys, if none fits."""
-    keys = set(record) | {name for name, column in mapped.columns.items() if column in record}
+    keys = set(record)
     if mapped.answers:
         return "answers"
     for name, wanted in _KEYS.items():
@@ -72,12 +85,12 @@ def rows(record: Record, mapped: Mapped) -> Iterator[Row]:
             raise DataError('an answer without text; expected {"text": "...", "ratings": {...}}')
         ratings = answer.get("ratings") or {}
         found.append(Answer(answer["text"], {mapped.names[o]: number(v, o) for o, v in ratings.items()}))
-    yield Row(str(record.get("id", "")), mapped.text(record, "query"), tuple(found))
+    yield Row(str(record.get("id", "")), _text(record, "query"), tuple(found))
 
 
 def ultrafeedback(record: Record, mapped: Mapped) -> Iterator[Row]:
     """One instruction, several completions, each with a rating per aspect; "N/A" rates nothing."""
-    completions = record.get(mapped.column("completions"))
+    completions = record.get("completions")
     if not isinstance(completions, list):
         raise DataError("no completions; expected a list of answers with annotations")
     answers = []
@@ -87,36 +100,40 @@ def ultrafeedback(record: Record, mapped: Mapped) -> Iterator[Row]:
         annotations = completion.get("annotations") or {}
         rated = {mapped.names[aspect]: _rating(entry) for aspect, entry in annotations.items()}
         answers.append(Answer(completion["response"], {o: value for o, value in rated.items() if value is not None}))
-    yield Row("", mapped.text(record, "instruction", "prompt", "query"), tuple(answers))
+    yield Row("", _text(record, "instruction", "prompt", "query"), tuple(answers))
 
 
 def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
-    """HH-RLHF: two whole dialogues that differ in their last answer (or a prompt and two answers)."""
-    chosen, rejected = record.get(mapped.column("chosen")), record.get(mapped.column("rejected"))
+    """HH-RLHF: two whole dialogues that differ in their last answer; or TRL's prompt and two answers."""
+    prompt, chosen, rejected = (record.get(name) for name in ("prompt", "chosen", "rejected"))
     if isinstance(chosen, list) and isinstance(rejected, list):
-        chosen, rejected = (_messages_as_dialogue(turns) for turns in (chosen, rejected))
-    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        query, first, second = _last_answers(_messages(prompt, chosen), _messages(prompt, rejected))
+    elif not isinstance(chosen, str) or not isinstance(rejected, str):
         raise DataError("chosen or rejected is no text")
-    prompt = record.get(mapped.column("prompt"))
-    if isinstance(prompt, str) and prompt.strip() and not chosen.startswith(_HUMAN):
+    elif isinstance(prompt, str) and prompt.strip() and not chosen.startswith(_HUMAN):
         query, first, second = prompt, chosen.strip(), rejected.strip()
     else:
-        query, first, second = _last_answers(chosen, rejected)
+        query, first, second = _last_answers(_turns(chosen), _turns(rejected))
     yield _preference(query, first, second, dict.fromkeys(mapped.objectives, (1, 0)))
 
 
 def preferences(record: Record, mapped: Mapped) -> Iterator[Row]:
-    """A pair with a sign per objective: {"query", "first", "second", "preferences": {"empathy": ">", ...}}."""
-    signs = record.get(mapped.column("preferences"))
-    if not isinstance(signs, dict):
+    """A pair with a sign per objective: {"query", "first", "second", "preferences": {"empathy": ">", ...}}.
+
+    In a table the signs stand in columns named after the objectives.
+    """
+    signs = record.get("preferences")
+    if "preferences" not in record:
+        signs = {column: record[column] for column in mapped.objectives_of(record) if record[column] not in ("", None)}
+    if not isinstance(signs, dict) or not signs:
         raise DataError('no preferences; expected a table such as {"empathy": ">", "brevity": "="}')
     ratings = {}
     for name, sign in signs.items():
-        if isinstance(sign, bool) or sign not in _SIGNS:
+        if isinstance(sign, bool | dict | list) or sign not in _SIGNS:
             raise DataError(f"the preference on {name!r} is {sign!r}; expected >, <, = or 1, -1, 0")
         ratings[mapped.names[name]] = _SIGNS[sign]
-    first, second = mapped.text(record, "first", "y1"), mapped.text(record, "second", "y2")
-    yield _preference(mapped.text(record, "query", "prompt", "q"), first, second, ratings)
+    first, second = _text(record, "first", "y1"), _text(record, "second", "y2")
+    yield _preference(_text(record, "query", "prompt", "q"), first, second, ratings)
 
 
 def safe_rlhf(record: Record, mapped: Mapped) -> Iterator[Row]:
@@ -125,42 +142,34 @@ def safe_rlhf(record: Record, mapped: Mapped) -> Iterator[Row]:
     for key, name in (("better_response_id", "helpfulness"), ("safer_response_id", "harmlessness")):
         if record.get(key) in (0, 1):
             ratings[mapped.names[name]] = (1.0, 0.0) if record[key] == 0 else (0.0, 1.0)
-    first, second = mapped.text(record, "response_0"), mapped.text(record, "response_1")
-    yield _preference(mapped.text(record, "prompt", "query"), first, second, ratings)
+    first, second = _text(record, "response_0"), _text(record, "response_1")
+    yield _preference(_text(record, "prompt", "query"), first, second, ratings)
 
 
 def corrections(record: Record, mapped: Mapped) -> Iterator[Row]:
     """PKU Aligner: an answer and its correction, better on the objectives the user named; a copy keeps them all."""
-    answer, correction = mapped.text(record, "answer"), mapped.text(record, "correction")
+    answer, correction = _text(record, "answer"), _text(record, "correction")
     better = (1.0, 1.0) if answer == correction else (1.0, 0.0)
     ratings = dict.fromkeys(mapped.objectives, better)
-    yield _preference(mapped.text(record, "question", "query"), correction, answer, ratings)
+    yield _preference(_text(record, "question", "query"), correction, answer, ratings)
 
 
 def answers_table(record: Record, mapped: Mapped) -> Iterator[Row]:
     """A record with several answers, one per column; what they are worth, scorers must say."""
-    texts = [mapped.text(record, column) for column in mapped.answers]
-    yield Row("", mapped.text(record, "query", "prompt"), tuple(Answer(text, {}) for text in texts))
+    texts = [_text(record, column) for column in mapped.answers]
+    yield Row("", _text(record, "query", "prompt"), tuple(Answer(text, {}) for text in texts))
 
 
 def ratings_table(record: Record, mapped: Mapped) -> Iterator[Row]:
     """One answer per record, a column per objective; the records of a query are put together afterwards."""
-    text, skipped = mapped.text(record, "answer", "response"), {"id", "query", "answer", "response", "prompt"}
-    skipped |= {mapped.column(name) for name in skipped}
     ratings: dict[Objective, float] = {}
-    for column, value in record.items():
-        name = next((ours for ours, theirs in mapped.columns.items() if theirs == column), column)
-        if column in skipped or value in ("", None):
+    for column, objective in mapped.objectives_of(record).items():
+        if record[column] in ("", None):
             continue
-        try:
-            objective = mapped.names[name]
-        except UsageError:
-            continue  # a table has columns of many kinds; those taken for objectives are told in the account
-        rating = _rating(value)
-        if rating is None:
-            raise DataError(f"the rating of {name!r} is not a number; expected one such as 3 or 0.5")
+        if (rating := _rating(record[column])) is None:
+            raise DataError(f"the rating of {column!r} is not a number; expected one such as 3 or 0.5")
         ratings[objective] = rating
-    yield Row("", mapped.text(record, "query", "prompt"), (Answer(text, ratings),))
+    yield Row("", _text(record, "query", "prompt"), (Answer(_text(record, "answer", "response"), ratings),))
 
 
 def edits(record: Record, mapped: Mapped) -> Iterator[Row]:
@@ -179,11 +188,12 @@ FORMATS: dict[str, Format] = {
     "answers": answers_table,
     "ratings": ratings_table,
 }
+TABLES = {"preferences", "ratings"}  # the formats whose columns can be objectives
 _KEYS: dict[str, tuple[set[str], ...]] = {
     "rows": ({"query", "answers"},),
     "ultrafeedback": ({"instruction", "completions"}, {"prompt", "completions"}),
     "dialogues": ({"chosen", "rejected"},),
-    "preferences": ({"preferences"},),
+    "preferences": ({"preferences"}, {"first", "second"}, {"y1", "y2"}),
     "safe-rlhf": ({"response_0", "response_1"},),
     "corrections": ({"question", "answer", "correction"}, {"query", "answer", "correction"}),
     "edits": ({"prompt", "completion"}, {"conversations"}, {"messages"}),
@@ -206,22 +216,54 @@ def _rating(entry: Any) -> float | None:
         return None
 
 
-def _last_answers(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """The query, with its turn markers as the released checkpoints know it, and the two last answers."""
-    if _ASSISTANT not in chosen or _ASSISTANT not in rejected:
-        raise DataError('no "Assistant:" turn; expected dialogues of Human: and Assistant: turns')
-    (before, first), (other, second) = (text.rsplit(_ASSISTANT, 1) for text in (chosen, rejected))
-    if before.rstrip() != other.rstrip():
+def _text(record: Record, *names: str) -> str:
+    """The text under the first of these names that is there. Raises DataError if none is."""
+    for name in names:
+        if isinstance(value := record.get(name), str):
+            return value
+    known = ", ".join(map(repr, list(record)[:8]))
+    raise DataError(f"no text under {names[0]!r}; it has {known}")
+
+
+def _last_answers(chosen: _Turns, rejected: _Turns) -> tuple[str, str, str]:
+    """The query and the two last answers of dialogues that are the same up to them."""
+    if not chosen or not rejected or {chosen[-1][0], rejected[-1][0]} != {_ASSISTANT}:
+        raise DataError("a dialogue does not end in an answer of the assistant")
+    if chosen[:-1] != rejected[:-1]:
         raise DataError("the two dialogues part before their last answer")
-    return f"{before.rstrip()} {_ASSISTANT}", first.strip(), second.strip()
+    return _query(chosen[:-1]), chosen[-1][1], rejected[-1][1]
 
 
-def _messages_as_dialogue(turns: list[Any]) -> str:
+def _query(turns: _Turns) -> str:
+    """What is to be answered: one question as it is, a longer dialogue with the marks the released checkpoints know.
+
+    The layouts put those marks around a single question themselves, or need none, as at run time.
+    """
+    if [role for role, _ in turns] == [_HUMAN]:
+        return turns[0][1]
+    marked = "".join(f"{role} {text}" for role, text in turns)
+    return f"{marked} {_ASSISTANT}"
+
+
+def _turns(dialogue: str) -> _Turns:
+    """The turns of a dialogue in HH-RLHF's text form."""
+    parts = re.split(f"({_HUMAN}|{_ASSISTANT})", dialogue)
+    if _ASSISTANT not in parts:
+        raise DataError('no "Assistant:" turn; expected dialogues of Human: and Assistant: turns')
+    if parts[0].strip():
+        raise DataError('text before the first turn; expected dialogues that begin with "Human:"')
+    return [(role, text.strip()) for role, text in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def _messages(prompt: Any, turns: list[Any]) -> _Turns:
+    """Chat messages as turns; a prompt that stands apart from them comes first."""
     names = {"user": _HUMAN, "human": _HUMAN, "assistant": _ASSISTANT, "gpt": _ASSISTANT}
-    parts = []
+    found: _Turns = []
     for turn in turns:
         role, text = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
         if role not in names or not isinstance(text, str):
             raise DataError("a message without a known role or text")
-        parts.append(f"{names[role]} {text}")
-    return "".join(parts)
+        found.append((names[role], text.strip()))
+    if not found or found[0][0] == _HUMAN:
+        return found  # the whole dialogue; a prompt beside it only repeats its beginning
+    return [*_messages(None, prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]), *found]

@@ -19,11 +19,14 @@ from typing import Any
 from metaaligner_lite.errors import FileProblem, UsageError
 from metaaligner_lite.prompts import CONVERSATION, LAYOUTS
 
+from .files import write_whole
+
 STAGES = ("warmup", "equal", "contrastive")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "layout": LAYOUTS,
     "kind": ("merged", "activated"),
     "data.overlong": ("shorten", "refuse"),
+    "data.split_by": ("query", "row"),
     "training.precision": ("auto", "float32", "bfloat16", "float16"),
     "training.schedule": ("cosine", "linear", "constant"),
     "training.optimizer": ("adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"),
@@ -42,6 +45,7 @@ class Data:
     redraw: bool = False  # draw orders (and parts) of the objectives anew in each epoch
     pairs_per_row: int = 0  # 0: all pairs of answers
     validation: float = 0.0  # share of the queries held out
+    split_by: str = "query"  # "row" lets a query fall on both sides, as the reference code does
     validation_edits: int = 512  # most held-out edits a stage is evaluated on
 
 
@@ -149,7 +153,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recip
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write the recipe as TOML, every key with the value that took effect."""
-    path.write_text("\n".join(_toml(recipe.to_dict(), "")) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(_toml(recipe.to_dict(), "")) + "\n")
 
 
 def _build(default: Any, raw: Mapping[str, Any], prefix: str, source: str) -> Any:
@@ -190,7 +194,9 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
         ("data.most_objectives", recipe.data.most_objectives, 0, float("inf")),
         ("data.pairs_per_row", recipe.data.pairs_per_row, 0, float("inf")),
         ("data.validation", recipe.data.validation, 0, 0.9),
+        ("data.validation_edits", recipe.data.validation_edits, 1, float("inf")),
         ("lora.rank", recipe.lora.rank, 1, float("inf")),
+        ("lora.alpha", recipe.lora.alpha, 1e-6, float("inf")),
         ("lora.dropout", recipe.lora.dropout, 0, 0.99),
         ("training.batch_tokens", recipe.training.batch_tokens, 16, float("inf")),
         ("training.accumulate", recipe.training.accumulate, 1, float("inf")),
@@ -199,6 +205,8 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
         ("training.patience", recipe.training.patience, 0, float("inf")),
         ("training.checkpoint_minutes", recipe.training.checkpoint_minutes, 0, float("inf")),
         ("training.warmup", recipe.training.warmup, 0, 1),
+        ("training.weight_decay", recipe.training.weight_decay, 0, float("inf")),
+        ("training.max_grad_norm", recipe.training.max_grad_norm, 0, float("inf")),
     ]
     for name in STAGES:
         stage: Stage = getattr(recipe.stages, name)
@@ -208,6 +216,8 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
             (f"stages.{name}.lr", stage.lr, 0, 1),
             (f"stages.{name}.steps", stage.steps, 0, float("inf")),
         ]
+    if recipe.kind == "activated" and recipe.lora.dora:
+        raise UsageError(f"{source}: 'lora.dora' does not go with kind = 'activated'; leave one of the two out")
     for key, value, least, most in limits:
         if not least <= value <= most:
             bound = f"at least {least:g}" if most == float("inf") else f"{least:g} to {most:g}"

@@ -63,8 +63,8 @@ def reformulate_rows(
     """The edit sets of all pairs of answers of all rows, each set shuffled.
 
     `pairs_per_row` limits the pairs drawn from one row (0: all). `most_objectives` draws a random non-empty part
-    of each edit's objectives, that large at most (0: all of them, as in the paper). The same `epoch` gives the
-    same sets; another one draws orders and parts anew.
+    of each edit's objectives, that large at most (0: all of them, as in the paper). Another `epoch` draws orders
+    and parts anew, for the same edits in the same places.
     """
     contrastive: list[Edit] = []
     equal: list[Edit] = []
@@ -77,7 +77,7 @@ def reformulate_rows(
             for edit in reformulate(row.query, first.text, second.text, signs(first, second), rng):
                 drawn = _part(edit, most_objectives, rng) if most_objectives else edit
                 (equal if edit.equal else contrastive).append(drawn)
-    order = random.Random(f"{seed}/{epoch}")
+    order = random.Random(f"{seed}")  # not the epoch's: a share of the edits must be the same edits in each
     order.shuffle(contrastive)
     order.shuffle(equal)
     return EditSets(tuple(contrastive), tuple(equal))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from metaaligner_lite.manifest import Manifest
@@ -16,36 +17,49 @@ _WIDTH, _HEIGHT, _MARGIN = 720, 300, 56
 
 
 def write_report(made: Manifest, results: Sequence[StageResult], accounts: Sequence[Account], folder: Path) -> None:
-    """Write report.md, loss.svg and, if edits were held out, accuracy.svg into `folder`."""
-    held_out = any(result.held_out_loss.values for result in results)
-    loss = {result.name: result.loss for result in results}
-    (folder / "loss.svg").write_text(curves_svg("training loss", loss, smooth=True), encoding="utf-8")
+    """Write report.md, loss.svg and accuracy.svg into `folder`."""
+    pictures = {
+        "loss": ([r.loss for r in results], [r.held_out_loss for r in results]),
+        "token accuracy": ([r.accuracy for r in results], [r.held_out_accuracy for r in results]),
+    }
+    names = [r.name for r in results]
+    for title, (training, held_out) in pictures.items():
+        picture = curves_svg(title, names, training, held_out)
+        (folder / f"{title.split()[-1]}.svg").write_text(picture, encoding="utf-8")
     lines = [f"# Training report: {made.base}, {made.kind}, {made.layout}", ""]
     lines += [f"{made.made_by}. Data SHA-256 `{made.data}`. The settings are in recipe.toml.", ""]
-    lines += ["| step of the paper | optimizer steps | tokens | time | tokens/s | loss, last tenth |"]
-    lines += ["|---|---|---|---|---|---|"]
     lines += [
-        f"| {r.name} | {r.steps:,} | {r.tokens:,} | {clock(r.seconds)} | {r.tokens / max(r.seconds, 1e-9):,.0f} "
-        f"| {r.last_loss:.3f} |"
+        "| paper's step | optimizer steps | tokens | time | tokens/s | loss, first and last tenth | token accuracy |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r.name} | {r.steps:,} | {r.tokens:,} | {clock(r.seconds)} | {r.speed:,.0f} "
+        f"| {r.loss.first_tenth:.3f}, {r.loss.last_tenth:.3f} | {r.accuracy.last_tenth:.1%} |"
         for r in results
     ]
-    lines += ["", "![training loss](loss.svg)", ""]
-    if held_out:
-        lines += ["| held-out queries | loss, best | token accuracy there | at step |", "|---|---|---|---|"]
-        lines += [
-            f"| {r.name} | {r.held_out_loss.values[r.best]:.3f} | {r.held_out_accuracy.values[r.best]:.1%} "
-            f"| {r.held_out_loss.steps[r.best]:,} |"
-            for r in results
-            if r.best is not None
-        ]
-        accuracy = {result.name: result.held_out_accuracy for result in results}
-        (folder / "accuracy.svg").write_text(curves_svg("held-out token accuracy", accuracy), encoding="utf-8")
-        lines += ["", "![held-out token accuracy](accuracy.svg)", ""]
+    lines += ["", "![loss](loss.svg)", "", "![token accuracy](accuracy.svg)", ""]
+    lines += ["Pale: each step. Line: their running mean. Dots: held-out queries.", ""]
+    lines += _held_out(results)
     lines += ["## Data", ""]
     lines += [f"- {line}" for account in accounts for line in account.lines()]
     lines += ["", "## Objectives", ""]
     lines += [f"- {name}: {description}" for name, description in made.objectives.items()]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _held_out(results: Sequence[StageResult]) -> list[str]:
+    rows = [
+        f"| {r.name} | {r.held_out_loss.values[r.best]:.3f} | {r.held_out_accuracy.values[r.best]:.1%} "
+        f"| {r.held_out_loss.steps[r.best]:,} |"
+        for r in results
+        if r.best is not None
+    ]
+    if not rows:
+        return [
+            "No query was held out (data.validation in the recipe): nothing above tells of texts not trained on.",
+            "",
+        ]
+    return ["| held-out queries | loss, best | token accuracy there | at step |", "|---|---|---|---|", *rows, ""]
 
 
 def write_card(made: Manifest, folder: Path) -> None:
@@ -83,22 +97,23 @@ of the base and of the data apply to this model too.
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def curves_svg(title: str, curves: dict[str, Curve], *, smooth: bool = False) -> str:
-    """The stages' curves one after another in one picture, with the raw values pale behind if `smooth`."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    offset = 0
-    for name, curve in curves.items():
-        points[name] = [(offset + s, v) for s, v in zip(curve.steps, curve.values, strict=True)]
-        offset += max(curve.steps, default=0)
-    values = [value for line in points.values() for _, value in line]
+def curves_svg(title: str, names: Sequence[str], training: Sequence[Curve], held_out: Sequence[Curve]) -> str:
+    """The stages' curves one after another in one picture: each step pale, their running mean, held-out dots."""
+    ends = list(
+        accumulate(max((*one.steps, *other.steps), default=0) for one, other in zip(training, held_out, strict=True))
+    )
+    values = [value for curve in (*training, *held_out) for value in curve.values]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     pad = 0.05 * (high - low) or 0.05
-    low, high = low - pad, high + pad
+    low, high = max(0.0, low - pad), high + pad  # neither losses nor shares are negative
 
-    def place(step: float, value: float) -> str:
-        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * step / max(1, offset)
-        y = _HEIGHT - _MARGIN + (2 * _MARGIN - _HEIGHT) * (value - low) / (high - low)
-        return f"{x:.1f},{y:.1f}"
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * step / max(1, ends[-1])
+        return x, _HEIGHT - _MARGIN + (2 * _MARGIN - _HEIGHT) * (value - low) / (high - low)
+
+    def line(points: Iterable[tuple[float, float]], style: str) -> str:
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        return f'<polyline points="{drawn}" fill="none" {style}/>'
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
@@ -108,30 +123,28 @@ def curves_svg(title: str, curves: dict[str, Curve], *, smooth: bool = False) ->
     ]
     for i in range(5):
         value = low + (high - low) * i / 4
-        left, right = place(0, value), place(offset, value)
-        x, y = left.split(",")
-        parts.append(f'<polyline points="{left} {right}" stroke="#ddd" fill="none"/>')
-        parts.append(f'<text x="{float(x) - 6}" y="{float(y) + 4}" text-anchor="end">{value:.3g}</text>')
-    for x_step in (0, offset):
-        x, y = place(x_step, low).split(",")
-        parts.append(f'<text x="{x}" y="{float(y) + 16}" text-anchor="middle">{x_step:,}</text>')
-    for (name, line), colour in zip(points.items(), _COLOURS, strict=False):
-        if not line:
-            continue
-        if smooth:
-            raw = " ".join(place(*point) for point in line)
-            parts.append(f'<polyline points="{raw}" stroke="{colour}" stroke-opacity="0.25" fill="none"/>')
-        drawn = " ".join(place(*point) for point in (_smoothed(line) if smooth else line))
-        parts.append(f'<polyline points="{drawn}" stroke="{colour}" stroke-width="2" fill="none"/>')
-        x = place(line[0][0], high).split(",")[0]
-        parts.append(f'<text x="{x}" y="{_MARGIN - 8}" fill="{colour}">{name}</text>')
+        x, y = place(0, value)
+        parts.append(line([(0, value), (ends[-1], value)], 'stroke="#ddd"'))
+        parts.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    for step in (0, ends[-1]):
+        x, y = place(step, low)
+        parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{step:,}</text>')
+    for i, (name, curve, checks) in enumerate(zip(names, training, held_out, strict=True)):
+        colour, begin = _COLOURS[i % len(_COLOURS)], ends[i - 1] if i else 0
+        parts.append(f'<text x="{_MARGIN + 110 * i}" y="{_MARGIN - 12}" fill="{colour}">{name}</text>')
+        points = [(begin + step, value) for step, value in zip(curve.steps, curve.values, strict=True)]
+        parts.append(line(points, f'stroke="{colour}" stroke-opacity="0.25"'))
+        parts.append(line(_smoothed(points), f'stroke="{colour}" stroke-width="2"'))
+        for step, value in zip(checks.steps, checks.values, strict=True):
+            x, y = place(begin + step, value)
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _smoothed(line: list[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
+def _smoothed(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
     """A running mean that forgets, corrected for its start."""
     total, norm, smoothed = 0.0, 0.0, []
-    for step, value in line:
+    for step, value in points:
         total, norm = weight * total + value, weight * norm + 1
         smoothed.append((step, total / norm))
     return smoothed

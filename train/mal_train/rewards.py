@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -10,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metaaligner_lite.errors import FileProblem, UsageError
+from metaaligner_lite.errors import FileProblem, ModelError, UsageError
 from metaaligner_lite.objectives import Objective
 
 from .rows import Answer, Names, Row
 
-_MAX_LENGTH = 1024  # tokens, as in the reference code
+_MAX_LENGTH = 1024  # tokens, as in the reference code; fewer where the model reads fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class Rewards:
         ]
 
     def _scores(self, reward: Reward, objective: Objective, texts: Sequence[tuple[str, str]]) -> list[float]:
-        keys = [_key(reward, *pair) for pair in texts]
+        stem = _identity(reward)
+        keys = [hashlib.sha256("\0".join((stem, *pair)).encode()).hexdigest() for pair in texts]
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self._cache)) as database, database:
             database.execute("CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score REAL)")
@@ -96,17 +98,24 @@ class Rewards:
         tokenizer, model = self._open(reward)
         if reward.index >= model.config.num_labels:
             raise UsageError(f"{reward.model} has {model.config.num_labels} logits; there is no #{reward.index}")
-        scores: list[float] = []
+        scores: dict[int, float] = {}
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i][0]) + len(texts[i][1]))
         for start in range(0, len(texts), self._batch_size):
-            batch = texts[start : start + self._batch_size]
+            places = by_length[start : start + self._batch_size]
+            batch = [texts[i] for i in places]
             first = [answer if reward.answer_only else query for query, answer in batch]
             second = None if reward.answer_only else [answer for _, answer in batch]
             inputs = tokenizer(
-                first, second, truncation=True, max_length=_MAX_LENGTH, padding=True, return_tensors="pt"
+                first, second, truncation=True, max_length=_longest(tokenizer, model), padding=True, return_tensors="pt"
             ).to(model.device)
             with torch.no_grad():
-                scores += model(**inputs).logits[:, reward.index].float().tolist()
-        return scores
+                found = model(**inputs).logits[:, reward.index].float().tolist()
+            if not all(map(math.isfinite, found)):
+                raise ModelError(
+                    f"the reward model {reward.model} gives scores that are no numbers; its files may be damaged"
+                )
+            scores.update(zip(places, found, strict=True))
+        return [scores[i] for i in range(len(texts))]
 
     def _open(self, reward: Reward) -> tuple[Any, Any]:
         if reward.model not in self._loaded:
@@ -119,7 +128,8 @@ class Rewards:
             except (OSError, ValueError, KeyError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise FileProblem(
-                    f"cannot open the reward model {reward.model}: {reason}; expected a sequence classifier"
+                    f"cannot open the reward model {reward.model}: {reason}; expected the folder of a sequence "
+                    "classifier, or the name of one in the Hugging Face cache (hf download NAME)"
                 ) from error
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
@@ -129,9 +139,14 @@ class Rewards:
         return self._loaded[reward.model]
 
 
-def _key(reward: Reward, query: str, answer: str) -> str:
-    """What a score depends on. The model's configuration stands for its weights, with the folder's path."""
-    config = reward.model / "config.json"
-    changed = config.stat().st_mtime_ns if config.exists() else 0
-    parts = (str(reward.model.resolve()), str(changed), str(reward.index), query, answer)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+def _longest(tokenizer: Any, model: Any) -> int:
+    """The most tokens a classifier can read; some know from their tokenizer alone, some from their positions."""
+    positions = getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH
+    return int(min(_MAX_LENGTH, tokenizer.model_max_length, positions))
+
+
+def _identity(reward: Reward) -> str:
+    """What a score depends on besides the text: the logit, and the files by name, size and date."""
+    files = sorted(reward.model.glob("*")) if reward.model.is_dir() else []
+    found = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return "\n".join([str(reward.model.resolve()), str(reward.index), *found])

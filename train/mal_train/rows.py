@@ -56,9 +56,9 @@ class Account:
     refused: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)  # reason -> where it was met first
 
-    def refuse(self, reason: str, where: str = "") -> None:
-        """Count one thing that could not be used."""
-        self.refused[reason] += 1
+    def refuse(self, reason: str, where: str = "", count: int = 1) -> None:
+        """Count what could not be used."""
+        self.refused[reason] += count
         self.first.setdefault(reason, where)
 
     def lines(self) -> list[str]:
@@ -97,6 +97,8 @@ def read_rows(
                 raise DataError(f"{path}, {where}: {error}") from error
             account.refuse(str(error), where)
     account.used = len(rows)
+    if not account.read:
+        raise DataError(f"{path} is empty; expected rows, one JSON object per line, as mal data build writes them")
     if not rows:
         raise DataError(f"{path} holds no usable row. {'; '.join(account.lines())}")
     return rows, account
@@ -111,12 +113,16 @@ def fingerprint(path: Path) -> str:
         raise FileProblem(f"cannot read the training rows: {error}") from error
 
 
-def split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows; all rows of one query fall on the same side (METHOD.md 1.8, item 5)."""
+def split(rows: list[Row], share: float, seed: int, by: str = "query") -> tuple[list[Row], list[Row]]:
+    """Training and validation rows; all rows of one query fall on the same side (METHOD.md 1.8, item 5).
+
+    `by` = "row" draws each row by itself, as the reference code does: then queries are on both sides.
+    """
     training: list[Row] = []
     validation: list[Row] = []
-    for row in rows:
-        digest = hashlib.sha256(f"{seed}/{' '.join(row.query.split())}".encode()).digest()
+    for number, row in enumerate(rows):
+        key = " ".join(row.query.split()) if by == "query" else f"row {number}"
+        digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
         held_out = int.from_bytes(digest[:8], "big") < share * 2**64
         (validation if held_out else training).append(row)
     return training, validation
@@ -190,7 +196,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _json(line: str) -> dict[str, Any]:
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("not valid JSON; expected one object per line") from error
     if not isinstance(raw, dict):
         raise DataError("not a JSON object; expected query and answers")

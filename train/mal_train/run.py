@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +17,10 @@ from metaaligner_lite.objectives import Objective
 
 from . import distributed, estimate, lora, report, workdir
 from .collate import Plan, plan
-from .encode import Tokens, encode_edits, find_invocation, load_tokens
+from .encode import Encoder, encode_edits, find_invocation, load_tokens
 from .merge import copy_base_files, merge
 from .progress import Progress, Silent
-from .recipe import STAGES, Recipe, Stage, save
+from .recipe import STAGES, Recipe, Stage, load, save
 from .reformulate import Edit, identity, reformulate_rows
 from .rows import Account, Row, fingerprint, read_rows, split
 from .stage import StageResult, Work, train_stage
@@ -63,19 +65,21 @@ def train(
         # 1) Rows become edits (Algorithm 1), edits token ids, token ids batches: all before a weight is loaded.
         recipe = _effective(recipe, beside)
         rows, account = read_rows(data, catalogue, strict=strict)
-        training, held_out = split(rows, recipe.data.validation, recipe.seed)
+        training, held_out = split(rows, recipe.data.validation, recipe.seed, recipe.data.split_by)
         tokens = load_tokens(base)
         progress.say("encoding the edits")
         invocation = find_invocation(tokens, recipe.layout) if recipe.kind == "activated" else None
-        encoding = Account(noun="edits")
+        encoder = Encoder(tokens, recipe.layout, recipe.data, invocation, strict)
+        edits, checks = Account(noun="edits"), Account(noun="held-out edits")
         works = [
-            work
-            for name in STAGES
-            if (work := _prepare(name, training, held_out, tokens, recipe, encoding, invocation))
+            work for name in STAGES if (work := _prepare(name, training, held_out, encoder, recipe, edits, checks))
         ]
-        _tell(progress, account, encoding)
+        accounts = (account, edits, checks) if held_out else (account, edits)
+        lines = [line for one in accounts for line in one.lines()]
+        for line in lines:
+            progress.say(line)
         if not works:
-            raise DataError(f"{data}: nothing to train on. {'; '.join([*account.lines(), *encoding.lines()])}")
+            raise DataError(f"{data}: nothing to train on. {'; '.join(lines)}")
 
         # 2) The paper's three steps, one after another on the same adapter.
         estimate.check(base, recipe, progress)
@@ -99,14 +103,17 @@ def train(
             made_by=f"metaaligner-lite {__version__}",
         )
         if distributed.is_main():
+            shutil.rmtree(beside / "adapter", ignore_errors=True)  # of a run that was killed while it wrote them
+            shutil.rmtree(beside / "merged", ignore_errors=True)
             model.save_pretrained(beside / "adapter")
             del model
-            _finish(base, beside, made, results, (account, encoding), progress)
+            _finish(base, beside, made, results, accounts, progress)
             workdir.finish(beside, out)
         distributed.wait()
     merged = out / "merged" if recipe.kind == "merged" else None
-    command = f"mal convert {merged} --q4_k_m" if merged else f"mal convert {out / 'adapter'} --base {base}"
-    return Trained(out, out / "adapter", merged, made.metrics, (account, encoding), command)
+    command = ["mal", "convert", str(merged or out / "adapter")]
+    command += ["--q4_k_m"] if merged else ["--base", str(base), "--adapter-only"]
+    return Trained(out, out / "adapter", merged, made.metrics, accounts, shlex.join(command))
 
 
 def _finish(
@@ -132,26 +139,21 @@ def _finish(
 def _effective(recipe: Recipe, beside: Path) -> Recipe:
     """The recipe with what "auto" stands for; saved, since a resumed run must compute as it began."""
     saved = beside / "recipe.toml"
-    if saved.exists():
-        from .recipe import load
-
-        return load(saved)
-    training = dataclasses.replace(recipe.training, precision=lora.choose_precision(recipe.training.precision))
-    effective = dataclasses.replace(recipe, training=training)
-    if distributed.is_main():
-        save(effective, saved)
+    if distributed.is_main() and not saved.exists():
+        training = dataclasses.replace(recipe.training, precision=lora.choose_precision(recipe.training.precision))
+        save(dataclasses.replace(recipe, training=training), saved)
     distributed.wait()
-    return effective
+    return load(saved)  # in every process: "auto" is measured, and two might measure differently
 
 
 def _prepare(
     name: str,
     rows: list[Row],
     held_out: list[Row],
-    tokens: Tokens,
+    encoder: Encoder,
     recipe: Recipe,
     account: Account,
-    invocation: list[int] | None,
+    checks: Account,
 ) -> Work | None:
     """The edits and batches of one stage, or None if it is skipped or there is nothing for it."""
     stage: Stage = getattr(recipe.stages, name)
@@ -161,10 +163,7 @@ def _prepare(
     # Batches are never more than full: so many tokens are more than a stage of limited steps can read.
     enough = stage.steps * multiple * recipe.training.batch_tokens or math.inf
     pools = range(-int(-stage.epochs // 1) if recipe.data.redraw else 1)
-    encoded = [
-        encode_edits(_edits(name, rows, recipe, pool), tokens, recipe.layout, recipe.data, account, invocation, enough)
-        for pool in pools
-    ]
+    encoded = [encode_edits(_edits(name, rows, recipe, pool), encoder, account, enough) for pool in pools]
     lengths = [[len(edit) for edit in pool] for pool in encoded]
     if not any(lengths):
         return None
@@ -172,8 +171,7 @@ def _prepare(
     if stage.steps:
         order = Plan(order.batches[: stage.steps * multiple], order.tokens[: stage.steps * multiple])
     tests = _edits(name, held_out, recipe)[: recipe.data.validation_edits] if held_out else []
-    checks = encode_edits(tests, tokens, recipe.layout, recipe.data, Account(), invocation)
-    return Work(name, stage, [edit for pool in encoded for edit in pool], order, checks)
+    return Work(name, stage, [edit for pool in encoded for edit in pool], order, encode_edits(tests, encoder, checks))
 
 
 def _edits(name: str, rows: list[Row], recipe: Recipe, epoch: int = 0) -> list[Edit]:
@@ -200,22 +198,23 @@ def _minutes(works: list[Work], total: float) -> list[float]:
 def _metrics(results: list[StageResult]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for result in results:
-        metrics |= {f"{result.name}/steps": float(result.steps), f"{result.name}/loss": round(result.last_loss, 4)}
+        metrics |= {
+            f"{result.name}/steps": float(result.steps),
+            f"{result.name}/tokens/s": round(result.speed, 1),
+            f"{result.name}/first_loss": round(result.loss.first_tenth, 4),
+            f"{result.name}/loss": round(result.loss.last_tenth, 4),
+            f"{result.name}/accuracy": round(result.accuracy.last_tenth, 4),
+        }
         if result.best is not None:
             metrics[f"{result.name}/held_out_loss"] = round(result.held_out_loss.values[result.best], 4)
             metrics[f"{result.name}/held_out_accuracy"] = round(result.held_out_accuracy.values[result.best], 4)
-    seconds, tokens = (sum(values) for values in zip(*((r.seconds, r.tokens) for r in results), strict=True))
-    return metrics | {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(tokens / seconds, 1)}
+    seconds, tokens = sum(r.seconds for r in results), sum(r.tokens for r in results)
+    speed = tokens / sum(r.tokens / r.speed for r in results)
+    return metrics | {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(speed, 1)}
 
 
 def _objectives(rows: list[Row]) -> list[Objective]:
     return sorted({o for row in rows for answer in row.answers for o in answer.ratings}, key=lambda o: o.name)
-
-
-def _tell(progress: Progress, *accounts: Account) -> None:
-    for account in accounts:
-        for line in account.lines():
-            progress.say(line)
 
 
 @contextmanager

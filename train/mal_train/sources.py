@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -37,7 +38,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Record | DataError]]:
                 yield from _jsonl(file)
     except UnicodeDecodeError as error:
         raise FileProblem(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise FileProblem(f"cannot read {path}: {error}") from error
 
 
@@ -53,14 +54,14 @@ def _jsonl(file: IO[str]) -> Iterator[tuple[str, Record | DataError]]:
         if line.strip():
             try:
                 yield f"line {number}", _object(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield f"line {number}", DataError("not valid JSON; expected one object per line")
 
 
 def _json(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]]:
     try:
         raw = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileProblem(f"{path} is not valid JSON ({error}); JSON lines are expected to end in .jsonl") from error
     if isinstance(raw, dict):
         lists = [value for value in raw.values() if isinstance(value, list)]

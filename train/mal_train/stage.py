@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from metaaligner_lite.errors import ModelError
 from . import distributed
 from .collate import Plan, collate
 from .encode import IGNORED, Encoded
+from .files import write_whole
 from .lora import cuda
 from .progress import Progress
 from .recipe import Recipe, Stage
@@ -24,6 +26,7 @@ from .watch import Watch
 _DONE = "done.json"
 _WEIGHTS = "adapter.safetensors"
 _BEST = "best.safetensors"
+_COMPLETE = "complete"  # an empty file in a checkpoint that is whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,16 @@ class Curve:
     steps: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
 
+    @property
+    def first_tenth(self) -> float:
+        """The mean of the first tenth of the values; one alone says little."""
+        return _mean(self.values[: max(1, len(self.values) // 10)])
+
+    @property
+    def last_tenth(self) -> float:
+        """The mean of the last tenth of the values."""
+        return _mean(self.values[-max(1, len(self.values) // 10) :])
+
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
@@ -53,15 +66,16 @@ class StageResult:
     steps: int
     tokens: int
     seconds: float
+    evaluating: float  # seconds of them that went into evaluations
     loss: Curve
+    accuracy: Curve  # share of the edits' tokens foretold right, in training as below
     held_out_loss: Curve
-    held_out_accuracy: Curve  # share of the edits' tokens foretold right
+    held_out_accuracy: Curve
 
     @property
-    def last_loss(self) -> float:
-        """The mean training loss of the last tenth; that of one step says little."""
-        last = self.loss.values[-max(1, len(self.loss.values) // 10) :]
-        return sum(last) / len(last) if last else math.nan
+    def speed(self) -> float:
+        """Tokens per second of training."""
+        return self.tokens / max(1e-9, self.seconds - self.evaluating)
 
     @property
     def best(self) -> int | None:
@@ -100,14 +114,14 @@ def train_stage(
         progress.say(f"{work.name}: kept the adapter of step {result.held_out_loss.steps[result.best]}, the best one")
     if distributed.is_main():
         _save(model, folder / _WEIGHTS)
-        _write(folder / _DONE, json.dumps(asdict(result)))
+        write_whole(folder / _DONE, json.dumps(asdict(result)))
     distributed.wait()
     return result
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that was written to its end; the Trainer writes trainer_state.json last."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    """The latest checkpoint that was written to its end, by every process."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
@@ -188,6 +202,11 @@ def _callback(work: Work, recipe: Recipe, folder: Path, watch: Watch) -> Any:
             control.should_evaluate = bool(work.held_out) and watch.evaluation_due and not watch.over
             return control
 
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            distributed.wait()
+            if state.is_world_process_zero:
+                (folder / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
         def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
             losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
             accuracy = state.log_history[-1]["eval_accuracy"]
@@ -219,6 +238,7 @@ def _trainer_class() -> Any:
             self.model_accepts_loss_kwargs = True  # compute_loss takes num_items_in_batch: exact means per token
             forward = inspect.signature(self.model.get_base_model().forward)
             self.selects = "logits_to_keep" in forward.parameters
+            self.counted: Any = 0  # edits' tokens foretold right, and all of them, since the last log
 
         def get_train_dataloader(self) -> Any:
             return self._loader(self.train_dataset, self.order)
@@ -229,12 +249,17 @@ def _trainer_class() -> Any:
             return self.lr_scheduler
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            super().log(logs | {"seconds": self.watch.now}, start_time)
+            if "loss" in logs:
+                right, known = distributed.add(self.counted).tolist()
+                self.counted = 0
+                logs = logs | {"accuracy": right / max(1.0, known)}
+            super().log(logs | {"seconds": self.watch.now, "evaluating": self.watch.evaluating}, start_time)
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             logits, labels = self._edit_logits(model, inputs)
+            self.counted = self.counted + _counts(logits, labels)
             count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
             loss = _summed_loss(logits, labels) / count
             if num_items_in_batch is not None:
@@ -243,6 +268,7 @@ def _trainer_class() -> Any:
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             """Loss and token accuracy over the held-out edits, each token counting once."""
+            begin = time.monotonic()
             order = _in_turn([len(edit) for edit in self.eval_dataset], self.batch_tokens)
             model = self.accelerator.unwrap_model(self.model)
             model.eval()
@@ -250,12 +276,11 @@ def _trainer_class() -> Any:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in self._loader(self.eval_dataset, order):
                     logits, labels = self._edit_logits(model, batch)
-                    known = labels != IGNORED
-                    right = (logits.argmax(-1) == labels) & known
-                    sums += torch.stack([_summed_loss(logits, labels), right.sum(), known.sum()]).double().cpu()
+                    sums += torch.cat([_summed_loss(logits, labels)[None], _counts(logits, labels)]).double().cpu()
             total = distributed.add(sums)
             loss, right_share = (total[:2] / total[2]).tolist()
             metrics = {"eval_loss": loss, "eval_accuracy": right_share}
+            self.watch.evaluating += time.monotonic() - begin
             self.log(dict(metrics))
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
@@ -273,6 +298,11 @@ def _trainer_class() -> Any:
             kept = {"logits_to_keep": columns} if self.selects else {}
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **kept).logits
             return logits if self.selects else logits[:, columns], labels[:, first:]
+
+    def _counts(logits: Any, labels: Any) -> Any:
+        known = labels != IGNORED
+        right = (logits.detach().argmax(-1) == labels) & known
+        return torch.stack([right.sum(), known.sum()])
 
     def _summed_loss(logits: Any, labels: Any) -> Any:
         return torch.nn.functional.cross_entropy(
@@ -292,6 +322,10 @@ def _in_turn(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
 def _result(work: Work, state: Any, watch: Watch) -> StageResult:
     def curve(key: str) -> Curve:
         entries = [entry for entry in state.log_history if key in entry]
@@ -302,7 +336,9 @@ def _result(work: Work, state: Any, watch: Watch) -> StageResult:
         state.global_step,
         watch.tokens[state.global_step],
         watch.elapsed(),
+        watch.evaluating,
         curve("loss"),
+        curve("accuracy"),
         curve("eval_loss"),
         curve("eval_accuracy"),
     )
@@ -315,7 +351,7 @@ def _read_result(folder: Path) -> StageResult | None:
         return None
     curves = {
         key: Curve(tuple(raw[key]["steps"]), tuple(raw[key]["values"]))
-        for key in ("loss", "held_out_loss", "held_out_accuracy")
+        for key in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
     }
     return StageResult(**(raw | curves))
 
@@ -335,8 +371,3 @@ def _load(model: Any, path: Path) -> None:
     from safetensors.torch import load_file
 
     set_peft_model_state_dict(model, load_file(path))
-
-
-def _write(path: Path, text: str) -> None:
-    path.with_suffix(".tmp").write_text(text, encoding="utf-8")
-    path.with_suffix(".tmp").replace(path)

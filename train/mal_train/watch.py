@@ -26,8 +26,9 @@ class Watch:
         for i in range(self.steps):
             self.tokens.append(self.tokens[-1] + sum(order.tokens[i * per_step : (i + 1) * per_step]))
         self.now = 0.0  # seconds since the stage began, as agreed at the last tick
+        self.evaluating = 0.0  # seconds of them that went into evaluations
         self.over = self.checkpoint_due = self.evaluation_due = False
-        self._before = 0.0
+        self._before = self._evaluating_before = 0.0
         self._first = 0
         self._start = time.monotonic()
         self._saved = 0.0
@@ -39,6 +40,7 @@ class Watch:
         if timed:
             self.now = self._before = self._saved = timed[-1]["seconds"]
             self._first = int(timed[-1]["step"])
+            self.evaluating = self._evaluating_before = timed[-1]["evaluating"]
         self._evaluated = sum("eval_loss" in entry for entry in history)
 
     def begin(self) -> None:
@@ -71,7 +73,7 @@ class Watch:
 
     def tell(self, step: int, loss: float) -> None:
         """Report a step."""
-        here = self.elapsed() - self._before
+        here = self.elapsed() - self._before - (self.evaluating - self._evaluating_before)
         speed = (self.tokens[step] - self.tokens[min(self._first, step)]) / max(1e-9, here)
         left = (self.tokens[-1] - self.tokens[step]) / max(1e-9, speed)
         if self.limit:

@@ -12,6 +12,7 @@ from typing import Any
 from metaaligner_lite.errors import FileProblem, UsageError
 
 from . import distributed
+from .files import write_whole
 
 _IDENTITY = "run.json"
 
@@ -34,7 +35,7 @@ def begin(out: Path, identity: Mapping[str, Any], *, resume: bool, force: bool) 
             try:
                 shutil.rmtree(beside, ignore_errors=True)
                 beside.mkdir(parents=True)
-                (beside / _IDENTITY).write_text(json.dumps(identity), encoding="utf-8")
+                write_whole(beside / _IDENTITY, json.dumps(identity))
             except OSError as error:
                 raise FileProblem(f"cannot write to {beside}: {error}") from error
     distributed.wait()
@@ -42,14 +43,17 @@ def begin(out: Path, identity: Mapping[str, Any], *, resume: bool, force: bool) 
 
 
 def finish(beside: Path, out: Path) -> None:
-    """Drop what was needed on the way and put the folder in its place."""
-    shutil.rmtree(beside / "stages", ignore_errors=True)
-    (beside / _IDENTITY).unlink(missing_ok=True)
+    """Put the folder in its place, then drop what was needed on the way.
+
+    In this order a kill between any two steps leaves a run that can be resumed, or a finished one.
+    """
     old = out.with_name(f"{out.name}.old-{time.time_ns()}")
     if out.exists():
         out.rename(old)
     beside.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(out / "stages", ignore_errors=True)
+    (out / _IDENTITY).unlink(missing_ok=True)
 
 
 def abandon(beside: Path) -> bool:
