@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from .llama.engine import Engine
 
 
+_AHEAD = 120  # characters of an answer, about a batch of 30 tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """An aligned answer and what it cost. `text` is the weak answer itself where the correction failed.
+    """An aligned answer and what it cost. Where a round failed, `text` is what it was before: at first the weak answer.
 
-    `failure` says why it failed ("" if it did not); `edit` is the aligner's generation, None if it never began.
+    `failure` says why it failed ("" if it did not); `edits` are the aligner's generations, one per round that began.
     """
 
     query: str
@@ -28,8 +31,18 @@ class Correction:
     draft: Draft
     text: str
     layout: str
-    edit: Generation | None = None
+    edits: tuple[Generation, ...] = ()
     failure: str = ""
+
+    @property
+    def edit(self) -> Generation | None:
+        """The last round's generation, None if none began."""
+        return self.edits[-1] if self.edits else None
+
+    @property
+    def aligned(self) -> bool:
+        """Whether `text` is the aligner's."""
+        return any(edit.text for edit in self.edits)
 
 
 def align(
@@ -38,16 +51,19 @@ def align(
     *,
     policy: Policy,
     aligner: Aligner,
+    rounds: int = 1,
     on_draft: OnText | None = None,
     on_edit: OnText | None = None,
 ) -> Correction:
     """Let `policy` answer `query`, then let `aligner` edit that answer toward `objectives` (paper section 3.3).
 
-    The texts stream to `on_draft` and `on_edit`. A correction that does not fit the aligner's context, or comes
-    out empty, leaves the weak answer as it was and says so in `failure`. Raises UsageError for an empty query or
-    an unknown objective, and what the policy raises.
+    With several `rounds` the edit is edited again, until a round changes nothing. The texts stream to `on_draft` and
+    `on_edit`. A correction that does not fit the aligner's context, or comes out empty, leaves the text as it was and
+    says so in `failure`. Raises UsageError for an empty query or an unknown objective, and what the policy raises.
     """
-    return align_each(query, [objectives], policy=policy, aligner=aligner, on_draft=on_draft, on_edit=on_edit)[0]
+    return align_each(
+        query, [objectives], policy=policy, aligner=aligner, rounds=rounds, on_draft=on_draft, on_edit=on_edit
+    )[0]
 
 
 def align_each(
@@ -56,28 +72,47 @@ def align_each(
     *,
     policy: Policy,
     aligner: Aligner,
+    rounds: int = 1,
     on_draft: OnText | None = None,
     on_edit: OnText | None = None,
 ) -> list[Correction]:
     """As `align`, with one correction of the same answer for each set of objectives, written side by side.
 
-    The shared part of the prompts is read once. `on_edit` gets the first correction as it grows.
+    The shared part of the prompts is read once. `on_edit` gets the first correction as it grows; with several rounds,
+    which may each be the last, it gets none.
     """
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
     wanted = [tuple(resolve(objectives)) for objectives in objective_sets]
+    if getattr(policy, "elsewhere", False):
+        on_draft = aligner.reading_ahead(query, wanted[0], on_draft)
     draft = policy.answer(query, on_draft)
-    kept = [Correction(query, objectives, draft, draft.text, aligner.layout) for objectives in wanted]
-    try:
-        edits = aligner.edit(query, draft, wanted, on_edit)
-    except PromptTooLong as error:
-        return [replace(correction, failure=str(error)) for correction in kept]
-    return [
-        replace(correction, edit=edit, text=edit.text)
-        if edit.text
-        else replace(correction, edit=edit, failure="the aligner wrote nothing")
-        for correction, edit in zip(kept, edits, strict=True)
-    ]
+    corrections = [Correction(query, objectives, draft, draft.text, aligner.layout) for objectives in wanted]
+    drafts = dict(enumerate([draft] * len(wanted)))  # what the next round edits, by correction
+    for _ in range(rounds):
+        try:
+            edits = aligner.edit_each(
+                query, [(draft, wanted[i]) for i, draft in drafts.items()], on_edit if rounds == 1 else None
+            )
+        except PromptTooLong as error:
+            for i in drafts:
+                corrections[i] = replace(corrections[i], failure=str(error))
+            break
+        for i, edit in zip(list(drafts), edits, strict=True):
+            before = corrections[i]
+            corrections[i] = replace(
+                before,
+                edits=(*before.edits, edit),
+                text=edit.text or before.text,
+                failure="" if edit.text else "the aligner wrote nothing",
+            )
+            if edit.text in ("", before.text):  # failed, or settled: the next round would do the same
+                del drafts[i]
+            else:
+                drafts[i] = Draft(edit.text)
+        if not drafts:
+            break
+    return corrections
 
 
 class Aligner:
@@ -103,10 +138,11 @@ class Aligner:
         self.manifest = trained.manifest
         self.layout = layout or (self.manifest.layout if self.manifest else "")
         if self.layout not in LAYOUTS:
-            found = (
-                f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its prompt layout"
-            )
-            raise UsageError(f"{trained.header.path} {found}; name it with --layout {' | '.join(LAYOUTS)}")
+            known = f"--layout {' | '.join(LAYOUTS)}"
+            if layout:
+                raise UsageError(f"unknown prompt layout {layout!r}; expected {known}")
+            names = f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its layout"
+            raise UsageError(f"{trained.header.path} {names}; name the one it was trained in with {known}")
         self.template = engine.model.template or template
         if engine.adapter and list(engine.adapter.invocation) != invocation(self.template, engine.model):
             raise ModelError(
@@ -128,12 +164,20 @@ class Aligner:
 
         Raises PromptTooLong if a prompt and its edit do not fit the context.
         """
-        answer, tokens = draft.text, self._cached(draft)
+        return self.edit_each(query, [(draft, objectives) for objectives in objective_sets], on_text)
+
+    def edit_each(
+        self,
+        query: str,
+        drafts: Sequence[tuple[Draft, Sequence[Objective]]],
+        on_text: OnText | None = None,
+    ) -> list[Generation]:
+        """Edit each of several weak answers to one query toward its own objectives; raises as `edit`."""
         prompts = [
-            edit_prompt(self.layout, query, answer, objectives, self.template, answer_tokens=tokens)
-            for objectives in objective_sets
+            edit_prompt(self.layout, query, draft.text, objectives, self.template, answer_tokens=self._cached(draft))
+            for draft, objectives in drafts
         ]
-        length = len(self.engine.model.encode_text(answer))
+        length = max(len(self.engine.model.encode_text(text)) for text in {draft.text for draft, _ in drafts})
         # An edit is about as long as what it edits; a runaway one is stopped at twice that.
         return self.engine.run(
             prompts,
@@ -142,9 +186,31 @@ class Aligner:
             usual=2 * length + 256,
             sampling=self.sampling,
             on_text=on_text,
-            copies=(answer, query) if self.draft else (),
+            # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
+            copies=[(draft.text, query) for draft, _ in drafts] if self.draft else (),
             adapted=self.engine.adapter is not None,
         )
+
+    def reading_ahead(self, query: str, objectives: Sequence[Objective], on_text: OnText | None = None) -> OnText:
+        """A listener that lets the aligner read the query and the answer as it grows, then tells `on_text`.
+
+        Worth it where the time between two parts of the answer is idle here: a policy on another machine. On the same
+        processor it only makes the policy wait.
+        """
+        answer, read = "", -1
+
+        def listen(part: str) -> None:
+            nonlocal answer, read
+            if on_text:
+                on_text(part)
+            answer += part
+            if read < 0 or len(answer) - read >= _AHEAD:  # the query at once, then stretches worth a batch
+                read = len(answer)
+                prompt = edit_prompt(self.layout, query, answer, objectives, self.template)
+                end = max(i for i, piece in enumerate(prompt) if piece.content and piece.text == answer)
+                self.engine.read_ahead(prompt[: end + 1])
+
+        return listen
 
     def _cached(self, draft: Draft) -> tuple[int, ...]:
         """The tokens a draft was written with, if this engine wrote them and they spell it: its cache then fits."""

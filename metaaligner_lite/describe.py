@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest as manifests
+from .errors import UsageError
 from .gguf_file import GgufHeader, LongArray, read_header
 from .manifest import Manifest
 
 _BATCH = 512  # tokens that llama.cpp works on at once (llama/context.py)
-_HALF = 2  # bytes of a number in the KV cache (F16)
+_PROGRAM = 50_000_000  # Python, this program and llama.cpp without a model
+_TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
+_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "bf16": 2.0, "f32": 4.0}  # of a number in the KV cache
 
 
-def describe(path: Path, ctx_size: int) -> dict[str, Any]:
-    """What a GGUF file is, as plain values. Raises FileProblem if it is damaged or cut short."""
+def describe(path: Path, ctx_size: int, kv: str = "f16") -> dict[str, Any]:
+    """What a GGUF file is, as plain values. Raises FileProblem if it is damaged or cut short.
+
+    The memory is estimated for `ctx_size` tokens of context and a KV cache of the type `kv`.
+    """
     header = read_header(path)
     weights = header.check_tensors()
     architecture = header.text("general.architecture", "not said")
     parameters = sum(tensor.elements for tensor in header.tensors)
     types = Counter(tensor.type_name for tensor in header.tensors)
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
     manifest = header.text(manifests.GGUF_KEY)
     return {
         "file": str(path),
@@ -36,35 +41,45 @@ def describe(path: Path, ctx_size: int) -> dict[str, Any]:
         "bits_per_weight": 8 * weights / parameters if parameters else 0.0,
         "tensor_types": dict(types.most_common()),
         "context": _number(header, "context_length"),
-        "vocabulary": tokens.count if isinstance(tokens, LongArray) else len(tokens or ()),
+        "vocabulary": _vocabulary(header),
         "tokenizer": "/".join(filter(None, (header.text("tokenizer.ggml.model"), header.text("tokenizer.ggml.pre")))),
         "chat_template_chars": len(header.text("tokenizer.chat_template")),
         "license": header.text("general.license"),
-        "memory": memory_needed(header, ctx_size),
+        "memory": memory_needed(header, ctx_size, kv),
         "manifest": asdict(Manifest.from_json(manifest, str(path))) if manifest else None,
     }
 
 
-def memory_needed(header: GgufHeader, ctx_size: int) -> dict[str, int]:
-    """Bytes to run a model at a context size: weights, KV cache, working buffers, and their total.
+def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16") -> dict[str, int]:
+    """Bytes to run a model on the CPU when the context is full, and their total: within 10 % of the measured peak.
 
-    The working part is an upper-side estimate of llama.cpp's compute graph: logits and activations of one
-    batch. Sliding windows are counted as full attention.
+    Parts: weights, KV cache, llama.cpp's working buffers, the program with the vocabulary. The working part is fitted
+    to llama-cpp-python 0.3.36 (tests/test_memory.py measures it): without flash attention the scores of a batch, in
+    32 bits and again in 16, then activations. Sliding windows are counted as full attention. Raises UsageError for an
+    unknown `kv`.
     """
+    if kv not in _KV_BYTES:
+        raise UsageError(f"unknown type of KV cache {kv!r}; expected one of {', '.join(_KV_BYTES)}")
     weights = sum(tensor.bytes for tensor in header.tensors)
     layers, width, heads = (_number(header, key) for key in ("block_count", "embedding_length", "attention.head_count"))
     kv_heads = _number(header, "attention.head_count_kv") or heads
     per_head = width // heads if heads else 0
     key = _number(header, "attention.key_length") or per_head
     value = _number(header, "attention.value_length") or per_head
-    kv_cache = ctx_size * layers * kv_heads * (key + value) * _HALF
-    embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
-    vocabulary = embedding.shape[-1] if embedding else 0
+    kv_cache = round(ctx_size * layers * kv_heads * (key + value) * _KV_BYTES[kv])
     batch = min(_BATCH, ctx_size)
-    working = (
-        4 * batch * (vocabulary + 6 * width + _number(header, "feed_forward_length")) + 4 * batch * heads * ctx_size
-    )
-    return {"weights": weights, "kv_cache": kv_cache, "working": working, "total": weights + kv_cache + working}
+    activations = 4 * batch * (width + _number(header, "feed_forward_length"))
+    flash = kv.startswith("q")
+    scores = 2 * batch * ctx_size if flash else (6 * heads + 2) * batch * ctx_size
+    working = scores + (round(2.4 * activations) + 4_000_000 if flash else activations + 2_000_000)
+    program = _PROGRAM + _TOKEN * _vocabulary(header)
+    total = weights + kv_cache + working + program
+    return {"weights": weights, "kv_cache": kv_cache, "working": working, "program": program, "total": total}
+
+
+def _vocabulary(header: GgufHeader) -> int:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    return tokens.count if isinstance(tokens, LongArray) else len(tokens or ())
 
 
 def _number(header: GgufHeader, key: str) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from .errors import FileProblem
 
 MAX_ARRAY = 1024  # longer arrays (vocabularies) are counted, not read
+VOCABULARY = "tokenizer.ggml.tokens"
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -25,9 +26,10 @@ _MAX_DIMENSIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class LongArray:
-    """An array that was counted but not read."""
+    """An array that was counted but not read; `distinct` tells of a vocabulary that no token occurs twice."""
 
     count: int
+    distinct: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def read_header(path: Path, max_array: int = MAX_ARRAY) -> GgufHeader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Parser(path, data, size, max_array).header()
     except FileNotFoundError:
-        raise FileProblem(f"no such file: {path}") from None
+        raise FileProblem(f"no such file: {path}; expected the path of a .gguf file") from None
     except (PermissionError, IsADirectoryError, ValueError) as error:
         raise FileProblem(f"cannot read {path}: {error}") from error
 
@@ -127,6 +129,7 @@ class _Parser:
 
     def __init__(self, path: Path, data: mmap.mmap, size: int, max_array: int) -> None:
         self.path, self.data, self.size, self.max_array, self.at = path, data, size, max_array, 0
+        self.key = ""  # whose value is being read
 
     def header(self) -> GgufHeader:
         magic = self.data[:4]
@@ -157,6 +160,7 @@ class _Parser:
             if key in seen:
                 raise self.problem(f"repeats the metadata key {key!r}", "it is damaged")
             seen.add(key)
+            self.key = key
             yield key, self.value(self.scalar("<I"))
 
     def tensors(self, count: int) -> Iterator[TensorInfo]:
@@ -193,12 +197,16 @@ class _Parser:
         self.need(count * width)
         if count <= self.max_array:
             return tuple(self.value(kind) for _ in range(count))
-        if kind == _STRING:
-            for _ in range(count):
-                self.skip(self.scalar("<Q"))
-        else:
+        if kind != _STRING:
             self.skip(count * width)
-        return LongArray(count)
+            return LongArray(count)
+        seen: set[bytes] = set()
+        for _ in range(count):
+            began, length = self.at, self.scalar("<Q")
+            self.skip(length)
+            if self.key == VOCABULARY:
+                seen.add(self.data[began : self.at])
+        return LongArray(count, len(seen) == count or self.key != VOCABULARY)
 
     def string(self) -> str:
         length = self.scalar("<Q")

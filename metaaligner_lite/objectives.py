@@ -60,7 +60,7 @@ def resolve(
         found.append(objective)
     if not found:
         raise UsageError(
-            'no objective given; name at least one, such as --objectives "empathy,clarity" (list: mal objectives)'
+            'no objective given; name at least one, such as --objectives "empathy,clarity" (list: mal objectives list)'
         )
     return found
 
@@ -89,7 +89,8 @@ def load_catalogue(path: Path | None = None) -> Mapping[str, Objective]:
     try:
         text = named.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileProblem(f"cannot read the objectives file {named}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileProblem(f"cannot read the objectives file {named}: {reason}; expected a text file in TOML") from error
     merged = dict(builtin_catalogue())
     merged.update(_parse(text, str(named)))
     _index(merged, str(named))
@@ -162,6 +163,6 @@ def _one(item: str, index: Mapping[str, Objective]) -> Objective:
         hint = f"did you mean {index[near[0]].name!r}? " if near else ""
         raise UsageError(
             f"unknown objective {name!r}; {hint}"
-            f'`mal objectives` lists the known ones, and "{name}: The response should ..." defines a new one'
+            f'`mal objectives list` shows the known ones, and "{name}: The response should ..." defines a new one'
         )
     return objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -76,22 +76,33 @@ def printable(text: str) -> str:
 
 def account(correction: Correction) -> str:
     """One line: tokens read, reused and written, and seconds, for each stage that ran."""
-    stages = (("policy", correction.draft.generation), ("aligner", correction.edit))
-    return " | ".join(f"{name}: {_cost(generation.counts)}" for name, generation in stages if generation)
+    edits = correction.edits
+    stages = (
+        ("policy", [correction.draft.generation] if correction.draft.generation else []),
+        (f"aligner, {len(edits)} rounds" if len(edits) > 1 else "aligner", edits),
+    )
+    return " | ".join(
+        f"{name}: {_cost([g.counts for g in generations])}" for name, generations in stages if generations
+    )
 
 
-def _cost(counts: Counts) -> str:
-    copied = f" ({counts.accepted} of them copied)" if counts.accepted else ""
+def _cost(counts: Sequence[Counts]) -> str:
+    def total(name: str) -> Any:
+        return sum(getattr(one, name) for one in counts)
+
+    copied = f" ({total('accepted')} of them copied)" if total("accepted") else ""
     return (
-        f"{counts.read} tokens read, {counts.reused} reused in {counts.read_seconds:.2f} s, "
-        f"{counts.written} written{copied} in {counts.write_seconds:.2f} s"
+        f"{total('read')} tokens read, {total('reused')} reused in {total('read_seconds'):.2f} s, "
+        f"{total('written')} written{copied} in {total('write_seconds'):.2f} s"
     )
 
 
 def notes(correction: Correction) -> list[str]:
     """What a reader must know of how the texts came about: a failure, a limit reached, a run-on cut off."""
     told = []
-    if correction.failure:
+    if correction.failure and correction.aligned:
+        told.append(f"the last round failed, this is the text of the round before: {correction.failure}")
+    elif correction.failure:
         told.append(f"the correction failed, this is the answer as it was: {correction.failure}")
     for name, generation in (("policy", correction.draft.generation), ("aligner", correction.edit)):
         if generation and generation.finish == "length":
@@ -108,11 +119,12 @@ def record(correction: Correction) -> dict[str, Any]:
         "objectives": {objective.name: objective.description for objective in correction.objectives},
         "draft": correction.draft.text,
         "text": correction.text,
-        "aligned": not correction.failure,
+        "aligned": correction.aligned,
         "failure": correction.failure,
         "layout": correction.layout,
         "policy": _stage(correction.draft.generation),
         "aligner": _stage(correction.edit),
+        "rounds": [_stage(edit) for edit in correction.edits],
     }
 
 

@@ -22,7 +22,10 @@ class Draft:
 
 
 class Policy(Protocol):
-    """Anything that answers a query."""
+    """Anything that answers a query.
+
+    One that works on another machine may say `elsewhere = True`: while it writes, the aligner then reads what is there.
+    """
 
     def answer(self, query: str, on_text: OnText | None = None) -> Draft:
         """The weak answer to `query`; `on_text` gets it as it grows."""
@@ -30,13 +33,17 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """A policy that was asked elsewhere: its answer is at hand, and may be empty."""
+    """A policy that was asked elsewhere: its answer is at hand, and may be empty.
+
+    `generation` tells what the answer cost, if a model wrote it that is closed by now.
+    """
 
     text: str
+    generation: Generation | None = None
 
     def answer(self, query: str, on_text: OnText | None = None) -> Draft:
         """The given text, whatever the query."""
-        return Draft(self.text)
+        return Draft(self.text, self.generation)
 
 
 class GgufPolicy:

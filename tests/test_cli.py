@@ -47,10 +47,11 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def align(mal, models):
-    """`mal align` with the tiny pair and short texts."""
+    """`mal align` with the tiny pair (the aligner alone where an answer is given) and short texts."""
 
     def run(*args, stdin=None, policy="policy", aligner="aligner"):
-        pair = ("--policy", models[policy], "--aligner", models[aligner], "--max-tokens", 12, "--threads", 1)
+        asked = () if "--answer" in args else ("--policy", models[policy])
+        pair = (*asked, "--aligner", models[aligner], "--max-tokens", 12, "--threads", 1)
         return mal("align", *pair, *args, stdin=stdin)
 
     return run
@@ -83,7 +84,7 @@ def test_align_reads_standard_input(align, args, stdin):
 
 
 def test_align_edits_a_given_answer_without_a_policy(align):
-    code, out, _ = align("Hello?", "--answer", "In transit.", "-o", "empathy", "--json", policy="vocabulary")
+    code, out, _ = align("Hello?", "--answer", "In transit.", "-o", "empathy", "--json")
     result = json.loads(out)
     assert (code, result["draft"], result["policy"]) == (0, "In transit.", None)
 
@@ -104,6 +105,49 @@ def test_several_sets_of_objectives(align):
     assert err.count("aligner: ") == 3
     code, out, _ = align("Hello?", "--answer", "Fine.", *sets, "--json")
     assert [list(r["objectives"]) for r in json.loads(out)] == [["empathy"], ["clarity"], ["empathy", "clarity"]]
+
+
+def test_rounds(align):
+    code, out, _ = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--rounds", 2, "--json")
+    assert (code, len(json.loads(out)["rounds"])) == (0, 2)
+    assert align("Hello?", "-o", "empathy", "--rounds", 0)[0] == 2
+
+
+def test_low_memory_never_holds_both_models(align, monkeypatch):
+    from metaaligner_lite.llama import engine
+    from metaaligner_lite.llama.model import Model
+
+    opened, closed, most, open_model, close = [], [], [], engine.open_model, Model.close
+
+    def counting(path, **options):
+        opened.append(path.name)
+        most.append(len(opened) - len(closed))
+        return open_model(path, **options)
+
+    monkeypatch.setattr(engine, "open_model", counting)
+    monkeypatch.setattr(Model, "close", lambda self: closed.append(self.path.name) or close(self))
+    sets = ("Hello?", "-o", "empathy", "-o", "clarity", "--json")
+    both = json.loads(align(*sets)[1])
+    assert (opened, max(most)) == (["aligner.gguf", "policy.gguf"], 2)
+    for log in (opened, closed, most):
+        log.clear()
+    one = json.loads(align(*sets, "--low-memory")[1])
+    assert (opened, max(most)) == (["policy.gguf", "aligner.gguf"], 1)
+    assert [r["text"] for r in one] == [r["text"] for r in both]
+    assert one[0]["policy"]["written"] == 12
+
+
+def test_low_memory_misses_an_aligner_before_the_policy_works(mal, models):
+    code, _, err = mal("align", "Hi", "-o", "empathy", "--low-memory", "-p", models["policy"], "-a", "absent.gguf")
+    assert (code, "no such file: absent.gguf" in err) == (1, True)
+
+
+def test_kv_types(align):
+    assert align("Hello?", "-o", "empathy", "--kv", "f32")[0] == 0
+    code, _, err = align("Hello?", "-o", "empathy", "--kv", "q9")
+    assert (code, "unknown type of KV cache 'q9'; expected --kv f16 | q8_0" in err) == (2, True)
+    code, _, err = align("Hello?", "-o", "empathy", "--kv", "q8_0")  # heads of 16 numbers are no blocks of 32
+    assert (code, "try a smaller --ctx-size, or --kv f16" in err) == (1, True)
 
 
 def test_seed_repeats_and_temperature_matters(align):
@@ -135,7 +179,7 @@ def test_untrained_objective_is_mentioned(align):
 
 def test_aligner_without_manifest_works_with_layout_and_says_so(align):
     code, _, err = align("Hello?", "--answer", "x", "-o", "empathy", aligner="bare")
-    assert (code, "has no manifest that names its prompt layout; name it with --layout" in err) == (2, True)
+    assert (code, "has no manifest that names its layout; name the one" in err) == (2, True)
     code, out, err = align("Hello?", "--answer", "x", "-o", "empathy", "--layout", "paper/hh-rlhf", aligner="bare")
     assert code == 0
     assert out
@@ -152,6 +196,9 @@ def test_failed_correction_keeps_the_answer_and_exits_1(align):
 BAD = {
     "empty query": (("",), "policy", 2, "the query is empty"),
     "unknown objective": (("Hi", "-o", "empthy"), "policy", 2, "unknown objective 'empthy'; did you mean 'empathy'?"),
+    "policy and answer": (("Hi", "--answer", "Yes.", "-p", "x.gguf"), "policy", 2, "--answer gives the text to edit"),
+    "json and show": (("Hi", "--json", "--show", "both"), "policy", 2, "--json prints every text"),
+    "unknown layout": (("Hi", "--layout", "nope"), "policy", 2, "unknown prompt layout 'nope'; expected --layout conv"),
     "no objective": (("Hi", "-o", ""), "policy", 2, "no objective given"),
     "vocabulary only": (("Hi",), "vocabulary", 1, "holds a vocabulary and no weights"),
     "unsupported": (("Hi",), "unsupported", 1, "unknown model architecture: 'gpt9000'"),
@@ -182,6 +229,33 @@ def test_bad_input_is_one_line_and_an_exit_code(align, case):
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in err
+
+
+def test_standard_input_that_is_no_utf8(mal, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("café".encode("latin1"))))
+    code, _, err = mal("align", "-o", "empathy")
+    assert code == 2
+    assert "standard input is not UTF-8 text (byte 3 is 0xe9); convert it first" in err
+
+
+@pytest.mark.parametrize(("closed", "code"), [("stdin", 2), ("stdout", 0), ("stderr", 0)])
+def test_a_closed_stream_leads_nowhere(models, closed, code):
+    wrapped = f"import sys; sys.{closed} = None; from metaaligner_lite.cli import main; main()"
+    query = ["--answer", "Yes."] if closed == "stdin" else ["Hi", "--answer", "Yes."]
+    args = ["align", *query, "--aligner", models["aligner"], "-o", "empathy", "--max-tokens", "3"]
+    ended = subprocess.run(
+        [sys.executable, "-c", wrapped, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_escape_sequences_of_a_file_do_not_reach_the_terminal(mal, tmp_path):
+    path = tiny.write_model(tmp_path / "escape.gguf", metadata={"general.license": "\x1b[31mred"})
+    code, out, _ = mal("info", path)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\x1b" not in mal("info", "\x1b]0;x\a")[2]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +294,9 @@ def test_info(mal, models):
     assert "llama" in out and "conversation" in out and "259 tokens" in out
     code, out, _ = mal("info", models["policy"], "--json")
     assert json.loads(out)["manifest"] is None
+    half = json.loads(mal("info", models["policy"], "--json", "--kv", "q8_0")[1])["memory"]
+    assert half["kv_cache"] == json.loads(out)["memory"]["kv_cache"] * 17 / 32
+    assert mal("info", models["policy"], "--kv", "q9")[0] == 2
 
 
 def test_objectives(mal):

@@ -31,6 +31,8 @@ def stream(chunks):
         (["Bye.\nUse", "ful: yes"], "Bye.\nUseful: yes", False),
         (["The User", ": a person"], "The User: a person", False),
         (["Bye.\nHuman"], "Bye.\nHuman", False),
+        (["A log:\n```\nUser: alice\n```\nSo."], "A log:\n```\nUser: alice\n```\nSo.", False),
+        (["```\na\n```", "\nUser: more"], "```\na\n```", True),
         ([], "", False),
     ],
 )

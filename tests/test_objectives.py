@@ -49,7 +49,7 @@ def test_inline_description_keeps_its_commas():
     [
         ("empthy", "unknown objective 'empthy'; did you mean 'empathy'?"),
         ("humuor", "did you mean 'humor'?"),
-        ("xyzzy", "unknown objective 'xyzzy'; `mal objectives` lists"),
+        ("xyzzy", "unknown objective 'xyzzy'; `mal objectives list` shows"),
         ("", "no objective given"),
         (" , ;", "no objective given"),
         ("calm:", 'expected "name: The response should'),

@@ -29,7 +29,7 @@ def test_a_crash_is_survived_and_remembered():
 
 def test_another_library_build_is_probed_anew(monkeypatch):
     assert probes.probe(LIVE).outcome == "safe"
-    monkeypatch.setattr(probes, "_library", lambda: "another build")
+    monkeypatch.setattr(probes, "library_build", lambda: "another build")
     assert probes.probe(FAIL).outcome == "unknown"
 
 

@@ -42,10 +42,12 @@ def write_model(
     tensors: bool = True,
     window: int = 0,
     epsilon: float = 1e-5,
+    specials: list[str] = SPECIALS,
+    special_type: gguf.TokenType = gguf.TokenType.CONTROL,
 ) -> Path:
-    """A random byte-level Llama (or Gemma 2, with a sliding window) whose ids are special tokens, then bytes."""
+    """A random byte-level Llama (Gemma 2 with a sliding window, Mamba) whose ids are special tokens, then bytes."""
     rng = np.random.default_rng(seed)
-    tokens = [*SPECIALS, *byte_tokens()]
+    tokens = [*specials, *byte_tokens()]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(n_ctx)
@@ -59,13 +61,17 @@ def write_model(
     writer.add_layer_norm_rms_eps(epsilon)
     writer.add_rope_freq_base(10000.0)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    if architecture == "mamba":
+        writer.add_ssm_conv_kernel(4)
+        writer.add_ssm_inner_size(width * 2)
+        writer.add_ssm_state_size(8)
+        writer.add_ssm_time_step_rank(4)
     if window:
         writer.add_sliding_window(window)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_token_types([control] * len(SPECIALS) + [normal] * 256)
+    writer.add_token_types([special_type] * len(specials) + [gguf.TokenType.NORMAL] * 256)
     writer.add_token_merges(["Ġ a"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
@@ -86,6 +92,18 @@ def write_model(
         add("output_norm.weight", width)
         for i in range(layers):
             add(f"blk.{i}.attn_norm.weight", width)
+            if architecture == "mamba":
+                inner, state, rank = width * 2, 8, 4
+                add(f"blk.{i}.ssm_in.weight", inner * 2, width)
+                add(f"blk.{i}.ssm_conv1d.weight", inner, 4)
+                add(f"blk.{i}.ssm_conv1d.bias", inner)
+                add(f"blk.{i}.ssm_x.weight", rank + 2 * state, inner)
+                add(f"blk.{i}.ssm_dt.weight", inner, rank)
+                add(f"blk.{i}.ssm_dt.bias", inner)
+                writer.add_tensor(f"blk.{i}.ssm_a", np.full((inner, state), -1, np.float32))
+                add(f"blk.{i}.ssm_d", inner)
+                add(f"blk.{i}.ssm_out.weight", width, inner)
+                continue
             add(f"blk.{i}.ffn_norm.weight", width)
             if architecture == "gemma2":
                 add(f"blk.{i}.post_attention_norm.weight", width)

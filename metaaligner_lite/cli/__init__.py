@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import __version__
 from ..errors import MalError
-from . import align, convert, data, doctor, info, objectives, train_lora
+from . import align, convert, data, doctor, info, objectives, train_lora, tune
 
 app = typer.Typer(
     name="mal",
@@ -23,6 +24,7 @@ app.command("align")(align.align)
 app.add_typer(objectives.app, name="objectives")
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
+app.command("tune")(tune.tune)
 app.add_typer(data.app, name="data")
 app.command("train-lora")(train_lora.train_lora)
 app.command("convert")(convert.convert)
@@ -49,6 +51,7 @@ def _options(
 def main() -> None:
     """Run `mal`. Exit codes: 0 done, 1 failed, 2 wrong usage."""
     args, debug = _hoist_debug(sys.argv[1:])
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the run
@@ -62,7 +65,7 @@ def main() -> None:
             raise
         _forget_output()
         if not isinstance(error, BrokenPipeError):  # whoever reads our output has seen enough
-            _say(f"mal: error: {' '.join(str(error).split()) or type(error).__name__}")
+            print(f"mal: error: {_told(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 
@@ -74,8 +77,21 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+def _open_closed_streams() -> None:
+    """Let a stream that the caller closed (`>&-`) lead nowhere, as the null device does."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  it serves to the end
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line that a terminal can show; a plain OSError is one of writing the output."""
+    from ..output import printable
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and not isinstance(error, MalError) and not error.filename and error.strerror:
+        text = f"cannot write the output: {error.strerror}"
+    return printable(text)
 
 
 def _hoist_debug(args: list[str]) -> tuple[list[str], bool]:

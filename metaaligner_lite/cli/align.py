@@ -26,6 +26,7 @@ class Show(StrEnum):
 
 
 def align(
+    context: typer.Context,
     query: Annotated[
         str | None, typer.Argument(help="The message to answer; '-' or nothing reads it from standard input.")
     ] = None,
@@ -59,6 +60,9 @@ def align(
         Show | None, typer.Option("--show", help="What to print (default: diff on a terminal, final in a pipe).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: texts, counts, seconds.")] = False,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Edit the edited answer again, up to so many times in all.")
+    ] = 1,
     max_tokens: Annotated[
         int | None,
         typer.Option("--max-tokens", min=1, help="Longest text of each stage (default: fits the answer's length)."),
@@ -75,6 +79,29 @@ def align(
         int,
         typer.Option("--gpu-layers", min=-1, envvar="MAL_GPU_LAYERS", help="Layers on a GPU, if any; -1 is all."),
     ] = -1,
+    kv: Annotated[
+        str,
+        typer.Option(
+            "--kv",
+            help="Type of the KV cache: f16, q8_0 (half the memory), q4_0, bf16, f32. A quantized one needs flash "
+            "attention, which on a CPU makes writing slower.",
+        ),
+    ] = "f16",
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            envvar="MAL_CACHE",
+            help="A folder that keeps what was read for the next run. It holds your texts: keep it private.",
+        ),
+    ] = None,
+    cache_size: Annotated[
+        int, typer.Option("--cache-size", min=1, help="Most megabytes in that folder; the least recently used go.")
+    ] = 1000,
+    low_memory: Annotated[
+        bool,
+        typer.Option("--low-memory", help="Never hold both models: the policy is closed before the aligner opens."),
+    ] = False,
     draft: Annotated[
         bool,
         typer.Option("--draft/--no-draft", help="Guess tokens from the answer and verify them: same text, sooner."),
@@ -98,6 +125,8 @@ def align(
     from ..align import Aligner, align_each
     from ..demo import DEMO_ALIGNER, DEMO_POLICY
     from ..errors import UsageError
+    from ..gguf_file import read_header
+    from ..llama.context import KV_TYPES
     from ..llama.decode import Sampling
     from ..llama.engine import open_engine
     from ..objectives import load_catalogue, resolve
@@ -106,49 +135,72 @@ def align(
     query, answer = _from_stdin(query, answer)
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
+    if answer is not None and policy and not adapter and _typed(context, "policy"):
+        raise UsageError("--answer gives the text to edit, so no policy is asked; leave out --policy or --answer")
+    if as_json and show:
+        raise UsageError("--json prints every text; leave out --show or --json")
     if adapter and aligner:
         raise UsageError("--adapter works over the policy's own weights and --aligner is a model of its own; name one")
+    if kv not in KV_TYPES:
+        raise UsageError(f"unknown type of KV cache {kv!r}; expected --kv {' | '.join(KV_TYPES)}")
     catalogue = load_catalogue(objectives_file)
     wanted = [resolve(names, catalogue) for names in objectives or [""]]
     template = _template(chat_template)
     sampling = Sampling(temperature=temperature, seed=seed)
-    screen = _Screen(show, as_json, several=len(wanted) > 1)
+    screen = _Screen(show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == 1)
 
+    def opened(path: Path, adapter: Path | None = None) -> Engine:
+        return open_engine(
+            path,
+            adapter=adapter,
+            ctx_size=ctx_size,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            kv=kv,
+            cache=cache,
+            cache_bytes=cache_size * 1_000_000,
+            say=screen.say,
+        )
+
+    def asked(engine: Engine) -> GgufPolicy:
+        return GgufPolicy(engine, template=template, sampling=sampling, max_tokens=max_tokens)
+
+    source: Policy | None = GivenAnswer(answer) if answer is not None else None
+    if answer is not None:
+        screen.draft(answer)
+    elif low_memory and not adapter:
+        read_header(aligner or DEMO_ALIGNER)  # a wrong path is told before the policy's work, not after it
+        with opened(policy or DEMO_POLICY) as engine:
+            drafted = asked(engine).answer(query, screen.draft)
+        source = GivenAnswer(drafted.text, drafted.generation)
     with ExitStack() as models:
-
-        def engine(path: Path, adapter: Path | None = None) -> Engine:
-            return models.enter_context(
-                open_engine(path, adapter=adapter, ctx_size=ctx_size, threads=threads, gpu_layers=gpu_layers)
-            )
-
-        shared = engine(policy or DEMO_POLICY, adapter) if adapter else None
+        shared = models.enter_context(opened(policy or DEMO_POLICY, adapter)) if adapter else None
         editor = Aligner(
-            shared or engine(aligner or DEMO_ALIGNER),
+            shared or models.enter_context(opened(aligner or DEMO_ALIGNER)),
             layout=layout,
             template=template,
             sampling=sampling,
             max_tokens=max_tokens,
             draft=draft,
         )
-        source: Policy = (
-            GivenAnswer(answer)
-            if answer is not None
-            else GgufPolicy(
-                shared or engine(policy or DEMO_POLICY), template=template, sampling=sampling, max_tokens=max_tokens
-            )
-        )
+        if source is None:
+            source = asked(shared or models.enter_context(opened(policy or DEMO_POLICY)))
         for note in _notes_on(
             editor, wanted, embedded=not (aligner or adapter), foreign=bool(policy) or answer is not None
         ):
             screen.say(note)
-        if answer is not None:
-            screen.draft(answer)
         corrections = align_each(
-            query, wanted, policy=source, aligner=editor, on_draft=screen.draft, on_edit=screen.edit
+            query, wanted, policy=source, aligner=editor, rounds=rounds, on_draft=screen.draft, on_edit=screen.edit
         )
     screen.finish(corrections)
     if any(correction.failure for correction in corrections):
         raise typer.Exit(1)
+
+
+def _typed(context: typer.Context, option: str) -> bool:
+    """Whether an option stands on the command line, rather than in the environment."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]:
@@ -162,7 +214,13 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
         return str(query), answer
     if query is None and sys.stdin.isatty():
         raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
-    read = sys.stdin.buffer.read().decode("utf-8", errors="replace").strip("\n")
+    try:
+        read = sys.stdin.buffer.read().decode("utf-8").strip("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is not UTF-8 text (byte {error.start:,} is 0x{error.object[error.start]:02x}); "
+            "convert it first, for example with: iconv -f latin1 -t utf-8"
+        ) from error
     return (read, answer) if query_waits else (str(query), read)
 
 
@@ -189,7 +247,9 @@ def _notes_on(editor: Aligner, wanted: list[list[Objective]], *, embedded: bool,
         )
     if manifest is None:
         told.append(f"{editor.engine.model.path.name} has no manifest; prompting it in the layout {editor.layout}")
-    elif manifest.objectives:
+    elif manifest.layout != editor.layout:
+        told.append(f"this aligner was trained in the layout {manifest.layout}, not in {editor.layout}")
+    if manifest and manifest.objectives:
         asked = dict.fromkeys(objective.name for objectives in wanted for objective in objectives)
         if new := [name for name in asked if name not in manifest.objectives]:
             told.append(f"not among the objectives this aligner was trained on: {', '.join(new)}")
@@ -199,15 +259,16 @@ def _notes_on(editor: Aligner, wanted: list[list[Objective]], *, embedded: bool,
 class _Screen:
     """Prints corrections as they come about: streamed on a terminal, at the end in a pipe, never with --json.
 
-    With several sets of objectives the answer streams, and the corrections follow when all are there.
+    With several sets of objectives, or several rounds, the answer streams, and the corrections follow when all are
+    there (`streams` is off).
     """
 
-    def __init__(self, show: Show | None, as_json: bool, several: bool) -> None:
+    def __init__(self, show: Show | None, as_json: bool, *, several: bool, streams: bool) -> None:
         from .console import results, talk
 
         terminal = sys.stdout.isatty()
         self._mode = show or (Show.diff if terminal else Show.final)
-        self._json, self._several = as_json, several
+        self._json, self._several, self._streams = as_json, several, streams
         self._live = terminal and not as_json
         self._out, self._talk = results(), talk()
         self._stage = ""
@@ -223,7 +284,7 @@ class _Screen:
 
     def edit(self, text: str) -> None:
         """The next part of the aligned answer."""
-        if self._live and not self._several:
+        if self._live and self._streams:
             self._stream("aligned", text)
 
     def finish(self, corrections: list[Correction]) -> None:
@@ -265,10 +326,10 @@ class _Screen:
         from ..output import word_diff
 
         names = ", ".join(objective.name for objective in correction.objectives)
-        if correction.failure:
+        if not correction.aligned:
             self._stream(f"unchanged ({names})", correction.text)
             return
-        if self._several and self._mode is not Show.diff:
+        if not self._streams and self._mode is not Show.diff:
             self._stream(f"aligned ({names})", correction.text)
         if self._mode is Show.diff:
             self._heading(f"changes ({names})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -42,13 +43,15 @@ def examine() -> dict[str, Any]:
     from ..errors import ModelError
     from ..llama.context import default_threads
     from ..llama.library import library
-    from ..llama.probe import probe
+    from ..llama.probe import probe, processor_name
+    from ..llama.tune import count
     from ..paths import cache_dir, config_dir
 
     facts: dict[str, Any] = {
         "metaaligner_lite": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
-        "machine": f"{platform.system()} {platform.machine()}, {default_threads()} threads",
+        "machine": f"{platform.system()} {platform.machine()}, {default_threads()} threads, {_memory()}",
+        "processor": processor_name(),
     }
     advice: list[str] = []
     facts["advice"] = advice
@@ -62,12 +65,13 @@ def examine() -> dict[str, Any]:
     facts |= {
         "llama_cpp": f"llama-cpp-python {_version('llama-cpp-python')}",
         "features": ", ".join(
-            part.split("=")[0].strip() for part in features.split("|") if part.strip().endswith("= 1")
+            part.split("=")[0].split(":")[-1].strip() for part in features.split("|") if part.strip().endswith("= 1")
         ),
         "gpu_offload": "yes" if offload else "no, this build runs on the CPU",
         "probe": result.outcome,
         "probe_detail": result.detail,
         "embedded_pair": "present" if DEMO_ALIGNER.is_file() and DEMO_POLICY.is_file() else "missing",
+        "tuned": f"{count()} model shapes (mal tune MODEL.gguf measures one)",
         "settings": str(config_dir()),
         "cache": str(cache_dir()),
     }
@@ -87,6 +91,15 @@ def examine() -> dict[str, Any]:
     if facts["embedded_pair"] == "missing":
         advice.append("The embedded models are missing; reinstall: pip install --force-reinstall metaaligner-lite")
     return facts
+
+
+def _memory() -> str:
+    from .console import human_bytes
+
+    try:
+        return f"{human_bytes(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))} of memory"
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return "memory not known"
 
 
 def _version(package: str) -> str:

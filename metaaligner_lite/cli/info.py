@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,42 +14,76 @@ def info(
     ctx_size: Annotated[
         int, typer.Option("--ctx-size", min=1, help="Estimate the memory for this many tokens of context.")
     ] = 2048,
+    kv: Annotated[str, typer.Option("--kv", help="... and this type of KV cache: f16, q8_0, q4_0, bf16, f32.")] = "f16",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show architecture, size, quantization, chat template, manifest and memory needed of a GGUF file."""
     from ..describe import describe
+    from ..gguf_file import read_header
+    from ..llama.tune import remembered
+    from ..output import printable
     from .console import human_bytes, print_json
 
-    facts = describe(file, ctx_size)
+    facts = describe(file, ctx_size, kv)
+    tuning = remembered(read_header(file)) if facts["kind"] != "adapter" else None
+    facts["tuned"] = asdict(tuning) if tuning else None
     if as_json:
         print_json(facts)
         return
-    memory = facts["memory"]
     rows = {
         "file": f"{facts['file']} ({human_bytes(facts['file_bytes'])})",
         "name": facts["name"],
         "kind": facts["kind"],
         "architecture": facts["architecture"],
         "parameters": f"{facts['parameters']:,} in {facts['tensors']} tensors",
-        "quantization": f"{facts['quantization']} ({facts['bits_per_weight']:.2f} bits per weight: "
-        + ", ".join(f"{count} {name}" for name, count in facts["tensor_types"].items())
-        + ")",
+        "quantization": _quantization(facts),
         "trained context": f"{facts['context']:,} tokens" if facts["context"] else "not said",
         "vocabulary": f"{facts['vocabulary']:,} tokens ({facts['tokenizer']})",
         "chat template": f"{facts['chat_template_chars']:,} characters" if facts["chat_template_chars"] else "none",
         "licence": facts["license"],
-        "memory": f"{human_bytes(memory['total'])} at {ctx_size:,} tokens: weights {human_bytes(memory['weights'])}, "
-        f"KV cache {human_bytes(memory['kv_cache'])}, working {human_bytes(memory['working'])} (estimate)",
+        "memory": _memory(facts, ctx_size, kv),
     }
+    if tuning:
+        rows["tuned"] = (
+            f"yes: flash attention {'on' if tuning.flash else 'off'}, {tuning.threads} threads, "
+            f"repacking {'on' if tuning.repack else 'off'}, {1000 * tuning.costs[0][1]:.1f} ms per token"
+        )
+    elif facts["kind"] != "adapter" and facts["tensors"]:
+        rows["tuned"] = f"no; mal tune {file} measures what suits it here"
     width = max(map(len, rows))
     for label, value in rows.items():
         if value:
-            print(f"{label:{width}}  {value}")
+            print(f"{label:{width}}  {printable(value)}")
     _print_manifest(facts["manifest"], width)
+
+
+def _quantization(facts: dict[str, Any]) -> str:
+    if not facts["tensors"]:
+        return "none: a vocabulary without weights, it cannot run"
+    types = ", ".join(f"{count} {name}" for name, count in facts["tensor_types"].items())
+    return f"{facts['quantization']} ({facts['bits_per_weight']:.2f} bits per weight: {types})"
+
+
+def _memory(facts: dict[str, Any], ctx_size: int, kv: str) -> str:
+    from .console import human_bytes
+
+    if not facts["tensors"]:
+        return ""
+    memory = {part: human_bytes(count) for part, count in facts["memory"].items()}
+    if facts["kind"] == "adapter":
+        return f"{memory['weights']} beside its base"
+    if not facts["memory"]["kv_cache"]:
+        return f"weights {memory['weights']}; the rest cannot be estimated, the file does not say its layers and heads"
+    return (
+        f"{memory['total']} at {ctx_size:,} tokens: weights {memory['weights']}, KV cache {memory['kv_cache']} ({kv}), "
+        f"working {memory['working']}, program {memory['program']} (estimate of the peak on a CPU)"
+    )
 
 
 def _print_manifest(manifest: dict[str, Any] | None, width: int) -> None:
     """The manifest in lines; the training settings and metrics, which fill a screen, are left to --json."""
+    from ..output import printable
+
     if manifest is None:
         print(f"{'manifest':{width}}  none: as an aligner it needs --layout")
         return
@@ -57,6 +92,6 @@ def _print_manifest(manifest: dict[str, Any] | None, width: int) -> None:
         if isinstance(value, dict):
             value = ", ".join(value if key == "objectives" else (f"{k} {v}" for k, v in value.items()))
         if value:
-            print(f"{key:{width}}  {value}")
+            print(f"{key:{width}}  {printable(str(value))}")
     if manifest["recipe"]:
         print(f"{'training':{width}}  recipe and metrics: see --json")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from .draft import BatchCosts
 from .library import forget_errors, last_error, library
 from .model import Adapter, Model
 
 BATCH = 512  # tokens per llama_decode call while reading
+KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2, "bf16": 30, "f32": 0}  # ggml type numbers of a cache's keys and values
+SMALL = 32_000_000  # bytes of a model whose single tokens one thread writes best (bench/LOG.md)
 NEVER = sys.maxsize  # a position that no text reaches: the adapter acts nowhere
 
 
@@ -37,13 +38,26 @@ class Cached:
 class Context:
     """A KV cache over a model, of one or more sequences that share its room and each other's prefixes.
 
-    `costs` knows what a decode of n tokens takes here.
+    `costs` knows what a decode of n tokens takes here. `kv` is the type of the cached keys and values;
+    `flash` turns flash attention on or off (None: on with a GPU, or if the cache is quantized, which needs it).
     """
 
     def __init__(
-        self, model: Model, n_ctx: int, *, threads: int = 0, adapter: Adapter | None = None, sequences: int = 1
+        self,
+        model: Model,
+        n_ctx: int,
+        *,
+        threads: int = 0,
+        adapter: Adapter | None = None,
+        sequences: int = 1,
+        kv: str = "f16",
+        flash: bool | None = None,
+        costs: BatchCosts | None = None,
     ) -> None:
+        from numpy.ctypeslib import as_array
+
         self._lib = library()
+        self._as_array = as_array
         self.model = model
         self.sequences = [Cached() for _ in range(sequences)]
         self._adapter = adapter
@@ -51,24 +65,28 @@ class Context:
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = min(BATCH, n_ctx)
-        params.n_threads = params.n_threads_batch = threads or default_threads()
+        params.n_threads_batch = threads or default_threads()
+        # A small model's single token is written before a second thread that lost its core comes back.
+        params.n_threads = threads or (1 if model.header.file_size < SMALL else default_threads())
         params.n_seq_max = sequences
         params.kv_unified = True  # so that a prefix shared by sequences is held once
-        if not self._lib.llama_supports_gpu_offload() or model.gpu_layers == 0:
-            # On a CPU flash attention makes single tokens and short batches 1.4 to 2.9 times slower.
-            params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.type_k = params.type_v = _kv_type(kv)
+        if flash is None and not quantized(kv) and not model.on_gpu:
+            flash = False  # on a CPU it makes single tokens and short batches 1.4 to 2.9 times slower
+        if flash is not None:
+            params.flash_attn_type = int(flash or quantized(kv))
         forget_errors()
         self.handle: Any = self._lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise ModelError(
-                f"llama.cpp cannot make a context of {n_ctx:,} tokens for {model.path}: "
-                f"{last_error('out of memory?')}; try a smaller --ctx-size"
+                f"llama.cpp cannot make a context of {n_ctx:,} tokens ({kv}) for {model.path}: "
+                f"{last_error('out of memory?')}; try a smaller --ctx-size, or --kv f16"
             )
         self.n_ctx: int = self._lib.llama_n_ctx(self.handle)
         self.n_batch: int = params.n_batch
         self._memory = self._lib.llama_get_memory(self.handle)
         self._batch = self._lib.llama_batch_init(self.n_batch, 0, 1)
-        self.costs = BatchCosts()
+        self.costs = costs or BatchCosts()
         # What keeps one state instead of a cell per token can neither forget a rejected draft nor lend a prefix.
         self.can_draft: bool = not (
             self._lib.llama_model_is_recurrent(model.handle) or self._lib.llama_model_is_hybrid(model.handle)
@@ -82,11 +100,10 @@ class Context:
         """
         if not 0 < len(tokens) <= self.n_ctx:
             raise ModelError(f"cannot read {len(tokens):,} tokens into a context of {self.n_ctx:,}")
-        lender = sequence
-        if self.can_draft:
-            lender = max(
-                (sequence, *range(len(self.sequences))), key=lambda i: self.sequences[i].usable(tokens, adapted_from)
-            )
+        lender = max(
+            (sequence, *(i for i in range(len(self.sequences)) if i != sequence and self._whole(i))),
+            key=lambda i: self.sequences[i].usable(tokens, adapted_from),
+        )
         keep = min(self.sequences[lender].usable(tokens, adapted_from), len(tokens) - 1)
         if lender != sequence and keep:
             self.roll_back(0, sequence)
@@ -106,7 +123,6 @@ class Context:
 
         Returns where in the batch each part begins: logits are asked for by place.
         """
-        began = time.perf_counter()
         places, size = [], 0
         for sequence, tokens in parts:
             places.append(size)
@@ -114,7 +130,6 @@ class Context:
                 self._put(size, token, sequence, logits=True)
                 size += 1
         self._decode(size)
-        self.costs.record(size, time.perf_counter() - began)
         return places
 
     def roll_back(self, length: int, sequence: int = 0) -> int:
@@ -124,21 +139,61 @@ class Context:
         returned.
         """
         cached = self.sequences[sequence]
-        if length < len(cached.tokens) and not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
+        if length < len(cached.tokens) and not (
+            self._whole(sequence) and self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        ):
             length = 0
             self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         del cached.tokens[length:]
         return length
 
+    def _whole(self, sequence: int) -> bool:
+        """Whether a sequence is held from its first token on.
+
+        A sliding window's cache gives up what the window has left, wherever it needs room, and a state on its way
+        to a larger cache leaves it out; a recurrent state holds the end alone. Such a cache can go on, not back.
+        """
+        return bool(self._lib.llama_memory_seq_pos_min(self._memory, sequence) <= 0)
+
+    def logits(self, place: int) -> Any:
+        """The logits (a numpy array) after the token at a place of the last batch; -1 is its last."""
+        return self._logits(place).copy()
+
+    def likeliest(self, place: int) -> int:
+        """The token with the highest logit at a place; as llama.cpp's greedy sampler, which first copies them all."""
+        return int(self._logits(place).argmax())
+
+    def _logits(self, place: int) -> Any:
+        pointer = self._lib.llama_get_logits_ith(self.handle, place)
+        return self._as_array(pointer, shape=(self.model.n_vocab,))
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from now on."""
+        self._lib.llama_set_n_threads(self.handle, threads, threads)
+
     def take_over(self, other: Context) -> None:
         """Hold what another context over the same model holds, as far as there is room for it."""
         for i, cached in enumerate(other.sequences[: len(self.sequences)]):
-            size = self._lib.llama_state_seq_get_size(other.handle, i)
-            state = (ctypes.c_uint8 * size)()
-            taken = self._lib.llama_state_seq_get_data(other.handle, state, size, i)
-            if cached.tokens and taken and self._lib.llama_state_seq_set_data(self.handle, state, taken, i):
-                self.sequences[i] = Cached(list(cached.tokens), cached.adapted_from)
-        self.costs = other.costs
+            self.restore(cached, other.state(i), i)
+
+    def state(self, sequence: int = 0) -> bytes:
+        """What the cache holds of a sequence, as `restore` takes it; empty if nothing."""
+        if not self.sequences[sequence].tokens:
+            return b""
+        size = self._lib.llama_state_seq_get_size(self.handle, sequence)
+        state = (ctypes.c_uint8 * size)()
+        return ctypes.string_at(state, self._lib.llama_state_seq_get_data(self.handle, state, size, sequence))
+
+    def restore(self, cached: Cached, state: bytes, sequence: int = 0) -> bool:
+        """Let a sequence hold what one of the same model held elsewhere; False, and it holds nothing, without room."""
+        self.roll_back(0, sequence)
+        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        forget_errors()
+        if not state or not self._lib.llama_state_seq_set_data(self.handle, data, len(state), sequence):
+            self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            return False
+        self.sequences[sequence] = Cached(list(cached.tokens), cached.adapted_from)
+        return True
 
     def close(self) -> None:
         """Free the cache."""
@@ -197,6 +252,17 @@ class Context:
             )
 
 
+def quantized(kv: str) -> bool:
+    """Whether a cache type is one of blocks, which llama.cpp reads through flash attention only."""
+    return kv.startswith("q")
+
+
+def _kv_type(name: str) -> int:
+    if name not in KV_TYPES:
+        raise UsageError(f"unknown type of KV cache {name!r}; expected one of {', '.join(KV_TYPES)}")
+    return KV_TYPES[name]
+
+
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """The length of the longest common prefix."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
@@ -205,13 +271,21 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
+def hardware_threads() -> int:
+    """As many threads as this process may run at once."""
+    return len(_allowed())
+
+
 def default_threads() -> int:
     """As many threads as this process may use physical cores: a second thread per core slows decoding."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = set()
-    for cpu in allowed:
+    for cpu in _allowed():
         try:
             cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
-            return max(1, len(allowed))
+            return hardware_threads()
     return max(1, len(cores))
+
+
+def _allowed() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -218,10 +218,12 @@ class TextStream:
         if self.ended:
             return
         pending = self._held + text
-        if run_on := self._RUN_ON.search(pending):
-            self._send(pending[: run_on.start()])
-            self.ended = True
-            return
+        for run_on in self._RUN_ON.finditer(pending):
+            before = pending[: run_on.start()]
+            if ("".join(self._sent) + before).count("```") % 2 == 0:  # in a block of code it is a quotation
+                self._send(before)
+                self.ended = True
+                return
         held = self._HELD.search(pending)
         cut = held.start() if held else len(pending)
         self._send(pending[:cut])
@@ -238,7 +240,10 @@ class TextStream:
 
 @contextmanager
 def _sampler(sampling: Sampling) -> Iterator[Callable[[Context, int], int]]:
-    """llama.cpp's sampler chain: greedy, or top-k, top-p, min-p, temperature and a seeded draw."""
+    """Greedy, or llama.cpp's sampler chain: top-k, top-p, min-p, temperature and a seeded draw."""
+    if sampling.temperature <= 0:
+        yield Context.likeliest
+        return
     lib = library()
     chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     try:
@@ -251,9 +256,6 @@ def _sampler(sampling: Sampling) -> Iterator[Callable[[Context, int], int]]:
 
 def _links(sampling: Sampling) -> Iterator[Any]:
     lib = library()
-    if sampling.temperature <= 0:
-        yield lib.llama_sampler_init_greedy()
-        return
     yield lib.llama_sampler_init_top_k(sampling.top_k)
     yield lib.llama_sampler_init_top_p(sampling.top_p, 1)
     yield lib.llama_sampler_init_min_p(sampling.min_p, 1)

@@ -2,8 +2,9 @@
 
 An edit copies most of the weak answer. `Drafter` follows it with a pointer: where the edit copies, the pointer moves
 along; where it inserts, it waits; where it skips or reorders, the last tokens find the new place. Every written
-token scores the pointer's guess, drafted or not, so how far to trust a guess is learned at no cost. How many tokens
-to draft follows from that trust and from what a batch of n tokens costs on this machine (`BatchCosts`).
+token scores the pointer's guess, drafted or not, so how far to trust a guess is learned at no cost: by how the place
+was found, and by how many guesses have been right since. How many tokens to draft follows from that trust and from
+what a batch of n tokens costs on this machine (`BatchCosts`).
 
 Verification is exact: a token is kept only if the sampler, given the true logits at its place, chose it. So greedy
 output stays greedy output, and sampled output keeps its distribution.
@@ -13,46 +14,46 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 
 MOST = 31  # drafted tokens per batch; with the token before them, a batch of 32
-_LENGTHS = (1, 2, 3, 5, 7, 11, 15, 23, MOST)
+_LENGTHS = (1, 3, 7, 15, MOST)  # with the token before them the sizes that llama.cpp's kernels are good at
 _BREAK = -1  # between sources: no token
 
-# Chance that the next guess is right after a streak of n right ones (hits, tries): a prior, as strong as so many tries.
-_PRIOR = ((1.0, 4.0), (3.0, 4.0), (3.5, 4.0), (7.4, 8.0), (15.2, 16.0))
-_STREAKS = (0, 1, 2, 3, 6)  # the shortest streak of each class
+# How the pointer found its place: at the beginning, left waiting at a divergence, or by the last 2 or 3 tokens.
+_START, _WAITING, _BY_TWO, _BY_THREE = range(4)
+# For each, the chance that the next guess is right after a streak of right ones: a prior, as strong as so many tries.
+# Two tokens are often met by chance, in new text most of all: a place found by them has to prove itself first.
+_CLASSES = (0, 1, 2, 3, 3, 3, 4)  # the class of each streak; longer ones are of the last
+_TRIES = (4.0, 4.0, 4.0, 8.0, 16.0)
+_CHANCE = (
+    (0.50, 0.90, 0.90, 0.94, 0.96),
+    (0.05, 0.60, 0.85, 0.92, 0.96),
+    (0.25, 0.75, 0.85, 0.92, 0.97),
+    (0.70, 0.90, 0.92, 0.94, 0.97),
+)
+# One edit differs from the next more than one kind of place from another: guesses that promised to be right and were
+# not make all of them less trusted. Below this chance a guess promises nothing, being never worth a draft by itself.
+_PROMISING = 0.3
 
 
 class BatchCosts:
-    """Seconds that one llama_decode of n tokens takes, learned while decoding.
+    """What one llama_decode of n tokens costs: as `mal tune` measured it, (n, seconds), else relative to one token.
 
-    Starts from the shape measured for a 1.1B model on two cores (Q4_K_M, flash attention off).
+    Fixed, not learned while decoding: so the lengths of drafts follow from the texts alone, a run repeats itself to
+    the last rounding, and one decode that the system disturbed cannot mislead the next ones. The shape without a
+    measurement is that of a 1.1B model on two cores (Q4_K_M, flash attention off; bench/LOG.md).
     """
 
-    _SHAPE = ((1, 1.0), (2, 1.35), (4, 2.0), (8, 3.2), (16, 4.6), (32, 8.3))
+    _SHAPE = ((1, 1.0), (2, 1.45), (4, 1.6), (8, 3.0), (16, 4.1), (32, 7.3))
 
-    def __init__(self) -> None:
-        self._sizes = [size for size, _ in self._SHAPE]
-        self._seconds = [cost for _, cost in self._SHAPE]
-        self._measured = [False] * len(self._SHAPE)
-
-    def record(self, size: int, seconds: float) -> None:
-        """Learn from one decode; sizes between two known ones correct the nearer."""
-        if size > self._sizes[-1]:
-            return
-        at = min(range(len(self._sizes)), key=lambda i: abs(self._sizes[i] - size))
-        seconds *= self._seconds[at] / self(size)  # as if it had been of exactly that size
-        if not self._measured[at]:
-            if not any(self._measured):  # the first figure sets the scale of all
-                scale = seconds / self._seconds[at]
-                self._seconds = [cost * scale for cost in self._seconds]
-            self._measured[at] = True
-            self._seconds[at] = seconds
-        else:
-            self._seconds[at] += 0.2 * (seconds - self._seconds[at])
+    def __init__(self, measured: Sequence[tuple[int, float]] = ()) -> None:
+        known = measured or self._SHAPE
+        self._sizes = [size for size, _ in known]
+        self._seconds = list(accumulate((cost for _, cost in known), max))  # a larger batch is never cheaper
 
     def __call__(self, size: int) -> float:
-        """The expected cost of a decode of `size` tokens (seconds once measured; else relative to one token)."""
+        """The expected cost of a decode of `size` tokens; between two known sizes it grows evenly."""
         i = bisect_left(self._sizes, size)
         if i < len(self._sizes) and self._sizes[i] == size:
             return self._seconds[i]
@@ -77,24 +78,32 @@ class Drafter:
         self._at = 0
         self._streak = 0
         self._recent: tuple[int, ...] = ()
-        self._hits = [hits for hits, _ in _PRIOR]
-        self._tries = [tries for _, tries in _PRIOR]
+        self._found = _START
+        self._tries = [list(_TRIES) for _ in _CHANCE]
+        self._hits = [[chance * tries for chance, tries in zip(row, _TRIES, strict=True)] for row in _CHANCE]
+        self._promised = self._kept = 2.0  # a weak prior: promises are kept
 
     def propose(self, limit: int, costs: BatchCosts, others: int = 0) -> list[int]:
         """The tokens worth verifying next, at most `limit`; often none. `others` tokens travel in the same batch."""
         ahead = self._source[self._at : self._at + min(limit, MOST)]
         if _BREAK in ahead:
             ahead = ahead[: ahead.index(_BREAK)]
+        if not ahead:
+            return []
+        hits, tries, kept = self._hits[self._found], self._tries[self._found], min(1.0, self._kept / self._promised)
+        trust = [kept * hits[kind] / tries[kind] for kind in range(len(tries))]
         best, best_rate = 0, (others + 1.0) / costs(others + 1)
         expected, chance, done = 1.0, 1.0, 0
         for length in (*(n for n in _LENGTHS if n < len(ahead)), len(ahead)):
             while done < length:
-                chance *= self._trust(self._streak + done)
+                chance *= trust[_CLASSES[min(self._streak + done, len(_CLASSES) - 1)]]
                 expected += chance
                 done += 1
             rate = (others + expected) / costs(others + length + 1)
             if rate > best_rate:
                 best, best_rate = length, rate
+            elif chance < 0.01:  # what follows adds nothing
+                break
         return ahead[:best]
 
     def observe(self, token: int) -> None:
@@ -104,32 +113,23 @@ class Drafter:
             return
         guess = self._source[self._at] if self._at < len(self._source) else _BREAK
         if guess != _BREAK:
-            kind = self._class(self._streak)
-            self._tries[kind] += 1
-            self._hits[kind] += guess == token
+            kind = _CLASSES[min(self._streak, len(_CLASSES) - 1)]
+            if (chance := self._hits[self._found][kind] / self._tries[self._found][kind]) > _PROMISING:
+                self._promised += chance
+                self._kept += guess == token
+            self._tries[self._found][kind] += 1
+            self._hits[self._found][kind] += guess == token
         if guess == token:
             self._at += 1
             self._streak += 1
             return
-        self._streak = 0
-        for n in (3, 2):
+        self._streak, self._found = 0, _WAITING
+        for n, found in ((3, _BY_THREE), (2, _BY_TWO)):
             if places := self._places.get(self._recent[-n:]):
-                self._at = self._nearest(places)
-                self._streak = n - 1
+                self._at, self._found = self._nearest(places), found
                 return
 
     def _nearest(self, places: list[int]) -> int:
         """The first place ahead of the pointer, since edits mostly move forward; else the last before it."""
         i = bisect_left(places, self._at)
         return places[i] if i < len(places) else places[-1]
-
-    def _trust(self, streak: int) -> float:
-        kind = self._class(streak)
-        return self._hits[kind] / self._tries[kind]
-
-    @staticmethod
-    def _class(streak: int) -> int:
-        kind = len(_STREAKS) - 1
-        while streak < _STREAKS[kind]:
-            kind -= 1
-        return kind

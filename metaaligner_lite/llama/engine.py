@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import ModelError, PromptTooLong
+from ..gguf_file import read_header
 from ..prompts import Prompt, encode_request
 from .context import NEVER, Context
 from .decode import GREEDY, Generation, OnText, Sampling, Task, generate
-from .draft import Drafter
+from .draft import BatchCosts, Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
+from .store import DEFAULT_LIMIT, Store, fingerprint
+from .tune import Tuning, remembered
 
+_WORTH_FETCHING = 16  # tokens; fewer are read sooner than fetched from disk
 _STEP = 1024  # a context grows by this many tokens, so that a longer prompt seldom costs a new one
 
 
@@ -22,11 +26,22 @@ class Engine:
     With an activated `adapter`, policy and aligner take turns on the one model and the one cache.
     """
 
-    def __init__(self, model: Model, *, ctx_size: int = 0, threads: int = 0, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        ctx_size: int = 0,
+        threads: int = 0,
+        adapter: Adapter | None = None,
+        kv: str = "f16",
+        store: Store | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
         self.model = model
         self.adapter = adapter
         self.limit = ctx_size or model.n_ctx_train
-        self._threads = threads
+        self.tuning = tuning
+        self._threads, self._kv, self._store = threads or (tuning.threads if tuning else 0), kv, store
         self._context: Context | None = None
 
     def run(
@@ -38,33 +53,60 @@ class Engine:
         usual: int = 512,
         sampling: Sampling = GREEDY,
         on_text: OnText | None = None,
-        copies: Sequence[str] = (),
+        copies: Sequence[Sequence[str]] = (),
         adapted: bool = False,
     ) -> list[Generation]:
         """Write a continuation of each prompt, side by side; `on_text` gets the text of the first as it grows.
 
-        At most `max_tokens` each; if None, `usual` tokens or what the context has left, but there must be room for
-        `expected` ones. `copies` are texts that will probably be repeated in parts: drafts are taken from them.
-        `adapted` lets the adapter act from the edit request on. Raises PromptTooLong, with the numbers, before
+        At most `max_tokens` each (if None: `usual`) or what the context has left, but there must be room for
+        `expected` ones, or for `max_tokens` if that is less. `copies` are, for each prompt, texts that will probably
+        be repeated in parts: drafts are taken from them. `adapted` lets the adapter act from the edit request on.
+        Raises PromptTooLong, with the numbers, before
         anything is read.
         """
-        sources = [self.model.encode_text(text) for text in copies]
+        spelled: dict[str, list[int]] = {text: self.model.encode_text(text) for texts in copies for text in texts}
         tasks = []
         for i, prompt in enumerate(prompts):
             tokens, request = encode_request(prompt, self.model)
-            room = self._room_after(len(tokens), expected if max_tokens is None else max_tokens)
+            room = self._room_after(len(tokens), expected if max_tokens is None else min(expected, max_tokens))
             tasks.append(
                 Task(
                     tokens,
-                    min(usual, room) if max_tokens is None else max_tokens,
+                    min(usual if max_tokens is None else max_tokens, room),
                     sampling,
                     on_text if i == 0 else None,
-                    Drafter(*sources) if sources else None,
+                    Drafter(*(spelled[text] for text in copies[i])) if copies else None,
                     request if adapted else NEVER,
                 )
             )
         size = sum(len(task.prompt) + task.max_tokens for task in tasks)
-        return generate(self._context_for(size, len(tasks)), tasks)
+        context = self._context_for(size, len(tasks))
+        if self._store:
+            self._recall(self._store, context, tasks[0])
+        return generate(context, tasks)
+
+    def read_ahead(self, prompt: Prompt) -> None:
+        """Read the beginning of a prompt that is still growing, so that `run` finds it in the cache.
+
+        Its last tokens may change with what follows; `run` then reads those again. Too long a beginning is left alone,
+        and a model that cannot take back those tokens, which would read everything again.
+        """
+        tokens, _ = encode_request(prompt, self.model)
+        if 0 < len(tokens) < self.limit:
+            context = self._context_for(min(len(tokens) + _STEP, self.limit), 1)
+            if context.can_draft:
+                context.read(tokens)
+
+    def _recall(self, store: Store, context: Context, task: Task) -> None:
+        """Fetch from disk what agrees with more of a prompt than the cache does."""
+        found = store.best(task.prompt, task.adapted_from)
+        held = max(cached.usable(task.prompt, task.adapted_from) for cached in context.sequences)
+        if not found or found[1] < held + _WORTH_FETCHING or len(found[0].cached.tokens) > context.n_ctx:
+            return
+        entry, _ = found
+        state = store.load(entry)
+        if state is not None and not context.restore(entry.cached, state):
+            store.drop(entry, "llama.cpp does not take it")
 
     def _room_after(self, prompt: int, needed: int) -> int:
         """Tokens left after a prompt of so many. Raises PromptTooLong if fewer than needed."""
@@ -88,7 +130,16 @@ class Engine:
         if old is None or old.n_ctx < size or len(old.sequences) < sequences:
             size = max(-(-size // _STEP) * _STEP, old.n_ctx if old else 0)
             sequences = max(sequences, len(old.sequences) if old else 0)
-            new = Context(self.model, size, threads=self._threads, adapter=self.adapter, sequences=sequences)
+            new = Context(
+                self.model,
+                size,
+                threads=self._threads,
+                adapter=self.adapter,
+                sequences=sequences,
+                kv=self._kv,
+                flash=self.tuning.flash if self.tuning else None,
+                costs=BatchCosts(self.tuning.costs) if self.tuning else None,
+            )
             if old is not None:
                 new.take_over(old)
                 old.close()
@@ -99,6 +150,8 @@ class Engine:
     def close(self) -> None:
         """Free the cache and the model."""
         if self._context is not None:
+            if self._store and len(self._context.sequences[0].tokens) >= _WORTH_FETCHING:
+                self._store.save(self._context.sequences[0], self._context.state())
             self._context.close()
             self._context = None
         self.model.close()
@@ -119,15 +172,28 @@ def open_engine(
     ctx_size: int = 0,
     threads: int = 0,
     gpu_layers: int = ALL_LAYERS,
+    kv: str = "f16",
+    cache: Path | None = None,
+    cache_bytes: int = DEFAULT_LIMIT,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Engine:
-    """Open a GGUF model for generation, with an activated adapter if one is named.
+    """Open a GGUF model for generation, with an activated adapter if one is named; `kv` is the KV cache's type.
 
-    Raises FileProblem or ModelError (see open_model, open_adapter).
+    In the folder `cache` prefixes are kept between processes, up to `cache_bytes` in all (store.py); `say` gets a
+    line about what there could not be used. What `mal tune` measured is used where nothing else is asked. Raises
+    FileProblem or ModelError (see open_model, open_adapter).
     """
-    model = open_model(path, gpu_layers=gpu_layers)
+    tuning = remembered(read_header(Path(path)), gpu_layers)
+    model = open_model(path, gpu_layers=gpu_layers, repack=False if tuning and not tuning.repack else None)
     try:
         opened = open_adapter(model, adapter) if adapter else None
+        store = None
+        if cache:
+            files = [model.header, opened.header] if opened else [model.header]
+            store = Store(
+                cache, fingerprint(files, kv, f"{model.on_gpu} {tuning and tuning.flash}"), limit=cache_bytes, say=say
+            )
     except BaseException:
         model.close()
         raise
-    return Engine(model, ctx_size=ctx_size, threads=threads, adapter=opened)
+    return Engine(model, ctx_size=ctx_size, threads=threads, adapter=opened, kv=kv, store=store, tuning=tuning)

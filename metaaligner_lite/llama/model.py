@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .. import manifest as manifests
 from ..errors import FileProblem, ModelError
-from ..gguf_file import GgufHeader, read_header
+from ..gguf_file import VOCABULARY, GgufHeader, LongArray, read_header
 from ..manifest import Manifest
 from ..prompts import ChatTemplate
 from .library import forget_errors, last_error, library
@@ -38,6 +40,11 @@ class Model:
     def path(self) -> Path:
         """The file it came from."""
         return self.header.path
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether layers are on a GPU."""
+        return self.gpu_layers != 0 and bool(self._lib.llama_supports_gpu_offload())
 
     @cached_property
     def manifest(self) -> Manifest | None:
@@ -64,16 +71,30 @@ class Model:
 
     @cached_property
     def specials(self) -> Mapping[str, int]:
-        """Control tokens by their text: recognized in scaffold, never in content."""
-        is_control, text, vocab = self._lib.llama_vocab_is_control, self._lib.llama_vocab_get_text, self._vocab
-        return {
-            text(vocab, token).decode("utf-8", errors="replace"): token
-            for token in range(self.n_vocab)
-            if is_control(vocab, token)
-        }
+        """Control tokens, and the chat template's markers, by their text: recognized in scaffold, never in content."""
+        control = self._lib.llama_vocab_is_control
+        return {self._text_of(i): i for i in range(self.n_vocab) if control(self._vocab, i)} | self._markers
+
+    @cached_property
+    def _markers(self) -> dict[str, int]:
+        """The chat template's words that the file declares not as control tokens but as user-defined ones.
+
+        llama.cpp recognizes user-defined tokens in any text, so a forged turn would pass for one.
+        """
+        source = self.header.text("tokenizer.chat_template")
+        attribute, user_defined = self._lib.llama_vocab_get_attr, self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        tokens = (i for i in range(self.n_vocab) if attribute(self._vocab, i) & user_defined)
+        texts = ((self._text_of(i), i) for i in tokens)
+        return {text: i for text, i in texts if len(text) > 1 and text.strip() and text in source}
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of plain text: no BOS, special tokens not parsed."""
+        """Token ids of plain text: no BOS, special tokens not parsed, the chat template's markers taken apart."""
+        cuts = {0, len(text)}
+        for marker in self._markers:
+            cuts.update(found.start() + 1 for found in re.finditer(re.escape(marker), text))
+        return [token for a, b in pairwise(sorted(cuts)) for token in self._encode(text[a:b])]
+
+    def _encode(self, text: str) -> list[int]:
         raw = text.encode("utf-8", errors="replace")  # lone surrogates of a broken terminal become "?"
         if not raw:
             return []
@@ -121,9 +142,10 @@ class Model:
 
     def _token_text(self, which: str) -> str:
         token = getattr(self._lib, f"llama_vocab_{which}")(self._vocab)
-        return (
-            self._lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", errors="replace") if token >= 0 else ""
-        )
+        return self._text_of(token) if token >= 0 else ""
+
+    def _text_of(self, token: int) -> str:
+        return str(self._lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", errors="replace"))
 
 
 def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool | None = None) -> Model:
@@ -136,6 +158,7 @@ def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool |
     path = Path(path)
     header = read_header(path)
     _refuse_unusable(header)
+    header.check_tensors()
     lib = library()
     if repack is None:
         from .probe import repack_is_safe
@@ -144,10 +167,15 @@ def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool |
     params = lib.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     params.use_extra_bufts = repack
+    if repack and (gpu_layers == 0 or not lib.llama_supports_gpu_offload()):
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE  # a mapped file would stay in memory beside its rearranged copy
     forget_errors()
     handle = lib.llama_model_load_from_file(str(path).encode(), params)
     if not handle:
-        raise ModelError(f"llama.cpp cannot open {path}: {last_error('no reason given')}")
+        raise ModelError(
+            f"llama.cpp cannot open {path}: {last_error('no reason given')}; "
+            "a newer llama-cpp-python may know it, else convert it again"
+        )
     if lib.llama_model_has_encoder(handle) or not lib.llama_model_has_decoder(handle):
         lib.llama_model_free(handle)
         raise FileProblem(f"{path} ({header.text('general.architecture')}) does not write text; expected a chat model")
@@ -208,7 +236,10 @@ def _refuse_unusable(header: GgufHeader) -> None:
         raise FileProblem(f"{header.path} holds a vocabulary and no weights; expected a whole model")
     if not header.text("general.architecture"):
         raise FileProblem(f"{header.path} names no architecture; convert it again")
+    # llama.cpp ends the process over what follows instead of refusing the file.
+    tokens = header.metadata.get(VOCABULARY, ())
+    if not (tokens.distinct if isinstance(tokens, LongArray) else len(set(tokens)) == len(tokens)):
+        raise FileProblem(f"{header.path} holds a token twice; it is damaged, download or convert it again")
     for key, value in header.metadata.items():
-        # llama.cpp ends the process over these instead of refusing the file.
         if isinstance(value, float) and (not math.isfinite(value) or (value < 0 and key.endswith("epsilon"))):
             raise FileProblem(f"{header.path} says {key} = {value}; it is damaged, download or convert it again")

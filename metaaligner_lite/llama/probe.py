@@ -44,7 +44,7 @@ def repack_is_safe() -> bool:
 
 def probe(command: Sequence[str] = _CHILD, *, again: bool = False) -> Probe:
     """The remembered answer for this machine and library, or a new one (always, if `again`)."""
-    machine, library = _machine(), _library()
+    machine, library = this_machine(), library_build()
     key = hashlib.sha256(f"{machine}\n{library}".encode()).hexdigest()[:16]
     memory = cache_dir() / "probe.json"
     if not again and (known := _remembered(memory).get(key)):
@@ -70,22 +70,28 @@ def _run(command: Sequence[str]) -> tuple[str, str]:
     return "unknown", f"the probe ended with {child.returncode}: {''.join(last)}"
 
 
-def _machine() -> str:
-    name, flags = platform.processor(), ""
+def this_machine() -> str:
+    """System, processor and the vector extensions it has."""
+    flags = sorted(flag for flag in _cpuinfo("flags").split() if flag.startswith(("amx", "avx")))
+    return " ".join([platform.system(), platform.machine(), processor_name(), *flags]).strip()
+
+
+def processor_name() -> str:
+    """The processor as its maker calls it, where the system tells."""
+    return _cpuinfo("model name") or platform.processor() or "not known"
+
+
+def _cpuinfo(label: str) -> str:
+    """The first such line of Linux's /proc/cpuinfo, "" elsewhere."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            label, _, value = line.partition(":")
-            if label.strip() == "model name":
-                name = value.strip()
-            elif label.strip() == "flags":
-                flags = " ".join(sorted(flag for flag in value.split() if flag.startswith(("amx", "avx"))))
-                break
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    return f"{platform.system()} {platform.machine()} {name} {flags}".strip()
+        return ""
+    found = (value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == label)
+    return next(found, "")
 
 
-def _library() -> str:
+def library_build() -> str:
     """Version, place and date of the library, without loading it."""
     from importlib.metadata import version
     from importlib.util import find_spec

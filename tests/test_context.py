@@ -1,0 +1,121 @@
+"""The KV cache: whatever is forked, rolled back, taken over or lent, the logits are those of reading anew."""
+
+import random
+
+import numpy as np
+import pytest
+import tiny
+
+from metaaligner_lite.errors import UsageError
+from metaaligner_lite.llama.context import Context
+from metaaligner_lite.llama.draft import BatchCosts, Drafter
+from metaaligner_lite.llama.model import open_model
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "mamba"])
+def model(request, tmp_path_factory):
+    """A plain model, one whose sliding window is much shorter than the texts, and one with a state of fixed size."""
+    path = tmp_path_factory.mktemp("context") / "m.gguf"
+    tiny.write_model(path, architecture=request.param, window=8 if request.param == "gemma2" else 0)
+    with open_model(path, repack=False) as opened:
+        yield opened
+
+
+class Free(BatchCosts):
+    """Any batch costs as much as one token: drafts are as long as they can be."""
+
+    def __call__(self, size):
+        return 1.0
+
+
+def text(seed, length):
+    rng = random.Random(seed)
+    return [rng.randrange(3, 259) for _ in range(length)]
+
+
+def logits_of(context, tokens, sequence=0):
+    context.read(tokens, sequence=sequence)
+    return context.logits(-1)
+
+
+def fresh(model, tokens):
+    with Context(model, 512, threads=1) as context:
+        return logits_of(context, tokens)
+
+
+def test_rolling_back_equals_reading_anew(model):
+    long = text(1, 120)
+    with Context(model, 512, threads=1) as context:
+        for length in (120, 60, 90, 30, 119):
+            tokens = [*long[:length], 77]
+            np.testing.assert_allclose(logits_of(context, tokens), fresh(model, tokens), atol=1e-4)
+
+
+def test_forks_equal_reading_anew(model):
+    shared, tails = text(2, 80), [text(i, 20) for i in range(3, 7)]
+    with Context(model, 1024, threads=1, sequences=4) as context:
+        for turn in range(2):
+            for sequence, tail in enumerate(tails):
+                tokens = [*shared, *tail, turn + 5]
+                np.testing.assert_allclose(logits_of(context, tokens, sequence), fresh(model, tokens), atol=1e-4)
+
+
+def test_room_that_a_window_gave_up_is_not_taken_for_text(model):
+    """Sliding-window caches overwrite what the window has left; a roll-back into that must read again."""
+    shared = text(8, 60)
+    with Context(model, 256, threads=1, sequences=2) as context:
+        context.read(shared)
+        context.read([*shared, 9], sequence=1)
+        for token in text(9, 30):
+            context.extend([(0, [token]), (1, [token, token])])
+        context.roll_back(0, 1)
+        for token in text(10, 60):
+            context.extend([(0, [token])])
+        held = list(context.sequences[0].tokens)
+        for length in (80, 64, 40):
+            tokens = [*held[:length], 88]
+            np.testing.assert_allclose(logits_of(context, tokens), fresh(model, tokens), atol=1e-4)
+
+
+def test_a_taken_over_cache_equals_reading_anew(model):
+    long = text(11, 100)
+    with Context(model, 256, threads=1) as small, Context(model, 512, threads=1, sequences=2) as large:
+        small.read(long)
+        large.take_over(small)
+        assert large.read([*long, 5]) == len(long)
+        np.testing.assert_allclose(large.logits(-1), fresh(model, [*long, 5]), atol=1e-4)
+        for length in (50, 20):
+            tokens = [*long[:length], 99]
+            np.testing.assert_allclose(logits_of(large, tokens), fresh(model, tokens), atol=1e-4)
+
+
+def test_drafts_change_nothing_whatever_the_cache_can_forget(model):
+    prompt = text(12, 60)
+    with Context(model, 256, threads=1) as context:
+        plain = tiny.write(context, prompt, 60)
+        source = [token if i % 9 else 7 for i, token in enumerate(plain.tokens)]
+        context.costs = Free()
+        drafted = tiny.write(context, prompt, 60, drafter=Drafter(source))
+        assert drafted.tokens == plain.tokens
+        assert (drafted.counts.accepted > 0) is context.can_draft
+
+
+@pytest.mark.parametrize("kv", ["bf16", "q8_0", "q4_0"])
+def test_types_of_the_cache(tmp_path, kv):
+    """Smaller types cost precision; drafts and roll-backs work on them as on any."""
+    prompt = text(13, 80)
+    with open_model(tiny.write_model(tmp_path / "m.gguf", width=128), repack=False) as model:
+        exact = fresh(model, prompt)
+        with Context(model, 512, threads=1, kv=kv) as context:
+            found = logits_of(context, prompt)
+            assert np.corrcoef(found, exact)[0, 1] > (0.98 if kv != "q4_0" else 0.8)
+            context.read([*prompt[:50], 9, 9])
+            np.testing.assert_allclose(logits_of(context, prompt), found, atol=0.05 * found.std())
+
+
+def test_an_unknown_type_of_cache_is_named(tiny_path):
+    with (
+        open_model(tiny_path, repack=False) as model,
+        pytest.raises(UsageError, match="'q9'; expected one of f16, q8_0"),
+    ):
+        Context(model, 512, kv="q9")
