@@ -1,4 +1,4 @@
-"""llama.cpp's own converters, from llama-cpp-python's source distribution: fetched for slow tests, never kept here."""
+"""llama.cpp's own converters and vocabularies, from llama-cpp-python's source distribution; never kept here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+# Read here, at import: the tests' own environment has no MAL_ variables.
+_GIVEN = os.environ.get("MAL_LLAMA_CPP")
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "llama-cpp"
+_WANTED = ("vendor/llama.cpp/convert", "vendor/llama.cpp/conversion/", "vendor/llama.cpp/gguf-py/")
+_VOCABULARIES = "vendor/llama.cpp/models/ggml-vocab"
 
 # Runs as a script of its own: their converters put their own gguf-py first on the path.
 _RUN = """
@@ -25,28 +33,46 @@ for script, pre, arguments in jobs:
 """
 
 
-def sources(cache: Path) -> Path:
-    """The folder of llama.cpp's sources that the installed llama-cpp-python was built from; skips without them.
+def sources() -> Path:
+    """llama.cpp's folder in the source distribution of the installed llama-cpp-python, fetched by pip once.
 
-    MAL_LLAMA_CPP names a copy; otherwise pip fetches the source distribution into `cache` once.
+    MAL_LLAMA_CPP names a copy to use instead; "none" leaves out the tests that need it. Without either, a failing
+    download fails the test: what is claimed of llama.cpp's converters must not go unchecked unnoticed.
     """
-    if given := os.environ.get("MAL_LLAMA_CPP"):
-        return Path(given)
-    from importlib.metadata import version
-
-    name = f"llama_cpp_python-{version('llama-cpp-python')}"
-    root = cache / name / "vendor" / "llama.cpp"
+    if _GIVEN == "none":
+        pytest.skip("MAL_LLAMA_CPP is none: the comparison with llama.cpp's own converters is left out on request")
+    if _GIVEN:
+        return Path(_GIVEN)
+    release = version("llama-cpp-python")
+    root = _CACHE / release
     if not root.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        wanted = name.replace("_", "-").replace("python-", "python==")
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", wanted]
-        got = subprocess.run([*pip, "-d", str(cache)], capture_output=True, text=True, timeout=900)
-        archive = cache / f"{name}.tar.gz"
-        if got.returncode or not archive.is_file():
-            pytest.skip(f"llama.cpp's converters cannot be fetched: {got.stderr.strip()[-200:]}")
-        with tarfile.open(archive) as tar:
-            tar.extractall(cache, filter="data")
-    return root
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+            _unpack(_download(release, Path(scratch)), Path(scratch) / "unpacked")
+            (Path(scratch) / "unpacked").rename(root)
+    return next(root.glob("*/vendor/llama.cpp"))
+
+
+def _download(release: str, folder: Path) -> Path:
+    package = "llama-cpp-python"
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", package, "-d", str(folder)]
+    got = subprocess.run([*pip, f"{package}=={release}"], capture_output=True, text=True, timeout=900)
+    found = list(folder.glob("*.tar.gz"))
+    if got.returncode or not found:
+        pytest.fail(
+            f"cannot fetch llama-cpp-python's sources: {got.stderr.strip()[-300:]}; without a network set "
+            "MAL_LLAMA_CPP to a folder with llama.cpp's sources, or to none to leave these tests out"
+        )
+    return found[0]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """The converters and the vocabularies alone; the rest is ten times as much."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            inner = member.name.partition("/")[2]
+            if inner.startswith((*_WANTED, _VOCABULARIES)):
+                tar.extract(member, folder, filter="data")
 
 
 def run(root: Path, jobs: list[tuple[str, str, list[str]]]) -> None:

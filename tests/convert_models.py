@@ -169,6 +169,10 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 GEMMA = {"head_dim": 128, "query_pre_attn_scalar": 128, "sliding_window": 16}
+TWO_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LONG = {
     "rope_type": "longrope",
@@ -214,6 +218,14 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "gemma-2": lambda f: save("Gemma2Config", sentencepiece_tokenizer(f, prefix=False), f, **GEMMA),
     "gemma-3": lambda f: save(
         "Gemma3TextConfig", sentencepiece_tokenizer(f, prefix=False), f, num_hidden_layers=7, **GEMMA
+    ),
+    "gemma-3-4b": lambda f: save(
+        "Gemma3TextConfig",
+        sentencepiece_tokenizer(f, prefix=False),
+        f,
+        num_hidden_layers=7,
+        rope_parameters=TWO_ROPES,
+        **GEMMA,
     ),
     "phi-3": lambda f: save("Phi3Config", sentencepiece_tokenizer(f), f),
     "phi-3.5": lambda f: save(
@@ -278,3 +290,12 @@ def logits(folder: Path, ids: list[int]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].numpy()
+
+
+def tensor_bytes(path: Path) -> dict[str, Any]:
+    """Name -> type, shape and bytes of each tensor in a GGUF file."""
+    from metaaligner_lite.gguf_file import read_header
+
+    header, raw = read_header(path), path.read_bytes()
+    at = header.data_offset
+    return {t.name: (t.type, t.shape, raw[at + t.offset : at + t.offset + t.bytes]) for t in header.tensors}

@@ -185,7 +185,7 @@ BAD_FOLDERS = [
     (lambda f: _config(f, intermediate_size=511), ModelError, r"has the shape .* config.json says"),
     (lambda f: _config(f, num_attention_heads="many"), FileProblem, "num_attention_heads is 'many'"),
     (lambda f: _config(f, tie_word_embeddings=False), ModelError, "tie_word_embeddings"),
-    (shutil.rmtree, FileProblem, "no such folder"),
+    (shutil.rmtree, FileProblem, "no such file or folder"),
 ]
 
 

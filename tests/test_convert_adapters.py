@@ -137,7 +137,7 @@ BAD = [
     (lambda f: _set(f, use_dora=True), ModelError, "DoRA"),
     (lambda f: _set(f, lora_alpha="much"), FileProblem, "lora_alpha is 'much'"),
     (lambda f: _set(f, alpha_pattern={"((": 3}), FileProblem, "pattern"),
-    (lambda f: _set(f, base_model_name_or_path="/nowhere"), FileProblem, "no such folder: /nowhere"),
+    (lambda f: _set(f, base_model_name_or_path="/nowhere"), FileProblem, "no such file or folder: /nowhere"),
     (lambda f: (f / "adapter_model.safetensors").unlink(), FileProblem, "adapter_model.safetensors is missing"),
 ]
 
@@ -169,7 +169,7 @@ def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(base, tmp_path / "base"))
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
-    with pytest.raises(ModelError, match="quantized already"):
+    with pytest.raises(ModelError, match=r"quantized already .* merge an adapter into it, would round twice"):
         convert(tmp_path / "adapter", tmp_path / "out", ["f16"], base=str(other))
 
 

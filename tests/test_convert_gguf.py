@@ -121,12 +121,38 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert "exists already" in str(refused.exception)
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_sixteen_bit_files_can_be_quantized_too(whole: Path, tmp_path: Path, kind: str) -> None:
+    half = convert(whole, tmp_path / "half.gguf", [kind]).outputs[0].path
+    report = convert(half, tmp_path, ["q8_0", "f32"])
+    assert [check.type for check in report.checks] == ["Q8_0", "F32"]
+    assert report.checks[1].tensor_errors == {"F32": 0.0}
+
+
+def test_the_manifest_says_what_was_not_verified(whole: Path, tmp_path: Path) -> None:
+    for verify in (True, False):
+        path = convert(whole, tmp_path / "x.gguf", ["q8_0"], verify=verify, force=True).outputs[0].path
+        made = manifest.Manifest.from_json(read_header(path).text(manifest.GGUF_KEY), "the file")
+        assert made.conversion["verified"] is verify
+        with opened(path) as model:
+            assert model.tokenize("hello")
+
+
+def test_help_lists_every_type_there_is() -> None:
+    from mal_convert.quantize import offered
+    from metaaligner_lite.cli.convert import ALL_TYPES
+
+    assert sorted(ALL_TYPES.split()) == sorted(offered())
+    shown = " ".join(CliRunner().invoke(app, ["convert", "--help"], terminal_width=200).stdout.split())
+    assert "IQ4_XS" in shown
+
+
 @pytest.mark.slow
 def test_every_type_that_is_offered_can_be_made(whole: Path, tmp_path: Path) -> None:
-    from mal_convert.quantize import file_types, needs_matrix
+    from mal_convert.quantize import offered
 
-    for name in file_types():
-        if needs_matrix(name) or name.startswith("TQ"):  # ternary types are for models trained so
+    for name in offered():
+        if name.startswith("TQ"):  # ternary types are for models trained so
             continue
         check = convert(whole, tmp_path / "x.gguf", [name], force=True).checks[0]
         assert check.tensor_errors, name

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -15,7 +14,7 @@ import convert_llama_cpp as theirs
 import convert_models as models
 
 from mal_convert import convert
-from metaaligner_lite.gguf_file import GgufHeader, read_header
+from metaaligner_lite.gguf_file import read_header
 
 pytestmark = pytest.mark.slow
 
@@ -29,19 +28,31 @@ KEYS = {"tokenizer.ggml.add_sep_token", "tokenizer.ggml.add_bos_token"}
 JSON_ONLY = {"tokenizer.ggml.scores", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}
 
 
+CARD = """---
+license: apache-2.0
+base_model: somebody/Base-Model-1B
+language: [en, de]
+datasets: [somebody/some-data]
+tags: [text-generation]
+---
+# A model
+"""
+SAMPLING = {"do_sample": True, "temperature": 0.5, "top_p": 0.75, "top_k": 20}
+
+
 @pytest.fixture(scope="module")
-def converted(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, str], tuple[Path, Path]]:
+def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[Path, Path]]:
     """(family, type) -> our file and theirs."""
-    assert pytestconfig.cache is not None
-    root = theirs.sources(pytestconfig.cache.mkdir("llama-cpp"))
+    root = theirs.sources()
     folder = tmp_path_factory.mktemp("both")
     pairs, jobs = {}, []
     for family, make in models.FAMILIES.items():
         source = folder / family
         source.mkdir()
         make(source)
+        (source / "README.md").write_text(CARD, encoding="utf-8")
+        path = source / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | SAMPLING), encoding="utf-8")
         report = convert(source, folder / "ours", TYPES)
         for output in report.outputs:
             target = folder / f"{family}-{output.type}.gguf"
@@ -59,22 +70,28 @@ def test_tensors_and_metadata_equal(
 ) -> None:
     ours, other = (read_header(path, max_array=1 << 20) for path in converted[family, kind])
     assert [t.name for t in ours.tensors] == [t.name for t in other.tensors]
-    assert tensor_bytes(ours) == tensor_bytes(other)
+    assert models.tensor_bytes(ours.path) == models.tensor_bytes(other.path)
     differing = {k for k in {*ours.metadata, *other.metadata} if ours.metadata.get(k) != other.metadata.get(k)}
+    assert ours.text("general.license") == "apache-2.0"
+    assert ours.text("general.base_model.0.repo_url").endswith("somebody/Base-Model-1B")
+    assert ours.metadata["general.sampling.top_k"] == 20
     assert differing <= (KEYS | JSON_ONLY if family == "tinyllama" else KEYS)
 
 
 ADAPTERS = {
     "llama-2": {},
+    "llama-3.2": {"alora_invocation_tokens": [5, 7, 9]},
+    "mistral": {},  # theirs leaves out the scale of rank-stabilized adapters and of patterns, ours puts it into B
+    "qwen2.5": {},
     "qwen3": {},
+    "gemma-3": {},
     "gemma-2": {"alora_invocation_tokens": [5, 7, 9]},
     "phi-3": {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]},
 }
 
 
-def test_adapter_files_equal(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    assert pytestconfig.cache is not None
-    root = theirs.sources(pytestconfig.cache.mkdir("llama-cpp"))
+def test_adapter_files_equal(tmp_path: Path) -> None:
+    root = theirs.sources()
     jobs, pairs = [], []
     for family, settings in ADAPTERS.items():
         base, folder = tmp_path / family, tmp_path / f"{family}-adapter"
@@ -90,11 +107,4 @@ def test_adapter_files_equal(pytestconfig: pytest.Config, tmp_path: Path) -> Non
     for paths in pairs:
         ours, other = (read_header(path) for path in paths)
         assert dict(ours.metadata) == dict(other.metadata)
-        assert tensor_bytes(ours) == tensor_bytes(other)
-
-
-def tensor_bytes(header: GgufHeader) -> dict[str, Any]:
-    """Name -> type, shape and bytes of each tensor."""
-    raw = np.fromfile(header.path, np.uint8)
-    at = header.data_offset
-    return {t.name: (t.type, t.shape, raw[at + t.offset : at + t.offset + t.bytes].tobytes()) for t in header.tensors}
+        assert models.tensor_bytes(ours.path) == models.tensor_bytes(other.path)

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +55,20 @@ class LowRank:
     embedding: bool = False  # stored transposed: the weight's rows are A's columns
     magnitude: SourceTensor | None = None
 
-    @cached_property
-    def left(self) -> F32:
-        """Shape (rows of the weight, rank)."""
-        return _numbers(self.a).T if self.embedding else _numbers(self.b)
+    def left(self, rows: Rows) -> F32:
+        """Some rows of the left factor, shape (rows, rank); read when asked for, so that nothing piles up."""
+        if self.embedding:
+            return as_float32(self.a.stored()[:, rows], self.a.dtype).T
+        return as_float32(self.b.stored()[rows], self.b.dtype)
 
-    @cached_property
     def right(self) -> F32:
-        """Shape (rank, row length of the weight)."""
+        """The right factor, shape (rank, row length of the weight)."""
         return _numbers(self.b).T if self.embedding else _numbers(self.a)
+
+    def added(self, rows: Rows) -> F32:
+        """What some rows of the weight are given, shape (rows, row length)."""
+        share: F32 = np.float32(self.scale) * (self.left(rows) @ self.right())
+        return share
 
     @property
     def rank(self) -> int:
@@ -79,7 +83,7 @@ class LowRank:
 
     def merged(self, weight: F32, rows: Rows) -> F32:
         """Some rows of the weight with their share added."""
-        result: F32 = weight + np.float32(self.scale) * (self.left[rows] @ self.right)
+        result: F32 = weight + self.added(rows)
         return result if self.magnitude is None else result * self.stretch(result, rows)
 
     def stretch(self, rows_of_sum: F32, rows: Rows) -> F32:
@@ -175,8 +179,9 @@ def _pair(
             parts.setdefault(found[1], {})[(found[2] or "") + found[3]] = tensor
         elif found := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
             parts.setdefault(found[1], {})["magnitude"] = tensor
-        elif "base_layer" not in name:  # PEFT's copy of an embedding it did not train
-            replaced[name] = tensor
+        elif not re.search(r"\.(base_layer|original_module)\.", name):  # PEFT's copies of what it did not train
+            # With a grown vocabulary PEFT writes a trained embedding twice, once under its own name for it.
+            replaced.setdefault(name.replace(".modules_to_save.", "."), tensor)
     return {f"{module}.weight": _low_rank(module, found, config) for module, found in parts.items()}, replaced
 
 

@@ -71,7 +71,7 @@ def convert_adapter(
     """Write a LoRA or activated-LoRA adapter as GGUF, and read it back. Raises what `plan` raises."""
     started = time.monotonic()
     made = plan(folder, out, types, base)
-    with outputs.staged(made.outputs, made.bytes_needed, force) as files:
+    with outputs.staged(made.outputs, made.bytes_needed, force, progress) as files:
         done = _Counter(progress, made.bytes_needed)
         for name, path in files.items():
             kind = gguf.GGMLQuantizationType[name]

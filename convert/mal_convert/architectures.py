@@ -204,7 +204,10 @@ def _refuse_variants(architecture: Architecture, config: Config) -> None:
             wanted = " or ".join(str(value) for value in allowed)
             raise ModelError(f"config.json: {key} is {found!r}; llama.cpp's {architecture.gguf} has only {wanted}")
     if "quantization_config" in config.raw:
-        raise ModelError("the checkpoint is quantized already (quantization_config); convert the original one")
+        raise ModelError(
+            "the checkpoint is quantized already (quantization_config in config.json): to quantize it again, or to "
+            "merge an adapter into it, would round twice; take the 16 or 32-bit original, for an adapter as --base"
+        )
     every, kinds = architecture.full_attention_every, config.value("layer_types")
     expected = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(config.layers)]
     if kinds is not None and kinds != expected and config.value("sliding_window") is not None:

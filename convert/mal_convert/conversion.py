@@ -45,7 +45,7 @@ def convert(
     if adapter_only:
         return adapter_file.convert_adapter(folder, out, types, base=base, force=force, progress=progress)
     job = prepare(folder, out, types, base=base, pre=pre, verified=verify)
-    with outputs.staged(job.outputs, job.bytes_needed, force) as files:
+    with outputs.staged(job.outputs, job.bytes_needed, force, progress) as files:
         start = files.get(job.base_type) or files.extra("intermediate.gguf")
         write_plain(job, start, files, progress)
         remarks = quantize_all(job, start, files, progress)

@@ -24,7 +24,9 @@ def locate(name: str | Path, what: str = "the model") -> Path:
     if path.exists():
         return path
     if not _ID.fullmatch(str(name)) or str(name).startswith("."):
-        raise FileProblem(f"{what}: no such folder: {name}; expected a model folder or a Hugging Face id (owner/name)")
+        raise FileProblem(
+            f"{what}: no such file or folder: {name}; expected a model folder or a Hugging Face id (owner/name)"
+        )
     require_extra("convert", "huggingface_hub")
     return _download(str(name), what)
 

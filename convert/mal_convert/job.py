@@ -18,7 +18,7 @@ from . import metadata, tokens, writer
 from .architectures import Architecture
 from .model import Model, open_model
 from .plan import Step, plan_tensors
-from .quantize import PLAIN, parse_type
+from .quantize import PLAIN, parse_type, room
 from .reference import Reference
 from .vocab import Vocabulary, read_vocabulary
 
@@ -38,9 +38,9 @@ class Job:
         """How many numbers the model has."""
         return count_parameters(self.steps)
 
-    def reference(self) -> Reference:
+    def reference(self, rounded_to: str = "F32") -> Reference:
         """The model computed from its source, for comparing."""
-        return Reference(self.model)
+        return Reference(self.model, rounded_to)
 
     @property
     def base_type(self) -> str:
@@ -58,10 +58,9 @@ class Job:
 
     @property
     def bytes_needed(self) -> int:
-        """Disk space while it runs: the base and all outputs, a quantized one counted with 9 bits a weight."""
-        plain = {name for name in self.outputs if name in PLAIN} | ({self.base_type} if self.needs_base else set())
-        quantized = len(self.outputs) - len(set(self.outputs) & set(PLAIN))
-        return sum(self.bytes_as(name) for name in plain) + quantized * self.parameters * 9 // 8
+        """Disk space while it runs, at most: all outputs, and the file that quantizing starts from."""
+        files = {*self.outputs, *([self.base_type] if self.needs_base else [])}
+        return sum(room(name, step.shape) for name in files for step in self.steps)
 
 
 def prepare(

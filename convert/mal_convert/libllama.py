@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -31,32 +34,54 @@ def listening(on_line: Callable[[str], None] | None = None) -> Iterator[list[str
     lib = library()
     errors: list[str] = []
     level_now, pending = _CONTINUED, ""
-    interrupt: KeyboardInterrupt | None = None
 
-    @lib.llama_log_callback  # type: ignore[untyped-decorator]
     def hear(level: int, text: bytes, _: Any) -> None:
-        nonlocal level_now, pending, interrupt
+        nonlocal level_now, pending
         level_now = level_now if level == _CONTINUED else level
         pending += text.decode("utf-8", errors="replace")
         if pending.endswith("\n"):
             line, pending = pending.strip(), ""
             if line and level_now == _ERROR:
                 errors.append(line)
-            try:
-                if line and on_line:
-                    on_line(line)
-            except KeyboardInterrupt as error:  # raised here, it would be lost: C code called us
-                interrupt = error
+            if line and on_line:
+                on_line(line)
 
+    callback = lib.llama_log_callback(hear)
     before, data = lib.llama_log_callback(), ctypes.c_void_p()
     lib.llama_log_get(ctypes.byref(before), ctypes.byref(data))
-    lib.llama_log_set(hear, None)
+    lib.llama_log_set(callback, None)
     try:
-        yield errors
+        with _never_interrupted(hear.__code__):
+            yield errors
     finally:
         lib.llama_log_set(before, data)
-    if interrupt is not None:
-        raise interrupt
+
+
+@contextmanager
+def _never_interrupted(code: CodeType) -> Iterator[None]:
+    """Hold back a Ctrl-C that comes while `code` runs, which C called: raised there, it would be lost."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        inner = frame
+        while inner is not None and inner.f_code is not code:
+            inner = inner.f_back
+        if inner is not None:
+            held.append(number)
+        else:
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        before(held[0], None)
 
 
 class LoadedModel:
@@ -78,21 +103,24 @@ class LoadedModel:
             raise ModelError(f"llama.cpp needs {-count} tokens for a text of {len(raw)} bytes")
         return list(ids[:count])
 
-    def logits(self, ids: Sequence[int], *, last_only: bool = False) -> F32:
-        """Logits after each of `ids`, shape (len(ids), vocabulary), or (1, vocabulary) after the last."""
-        with self._context(len(ids)) as context:
-            return self._decode(context, ids, 0, last_only)
+    def run(self, ids: Sequence[int], steps: int) -> tuple[F32, list[int]]:
+        """Logits after each of `ids`, shape (len(ids), vocabulary), and the `steps` likeliest tokens that follow."""
+        written: list[int] = []
+        with self._context(len(ids) + steps) as context:
+            logits = rows = self._decode(context, ids, 0)
+            while len(written) < steps:
+                written.append(int(rows[-1].argmax()))
+                if len(written) < steps:
+                    rows = self._decode(context, written[-1:], len(ids) + len(written) - 1)
+        return logits, written
+
+    def logits(self, ids: Sequence[int]) -> F32:
+        """Logits after each of `ids`, shape (len(ids), vocabulary)."""
+        return self.run(ids, 0)[0]
 
     def greedy(self, ids: Sequence[int], steps: int) -> list[int]:
         """The `steps` likeliest tokens after `ids`, one by one."""
-        written: list[int] = []
-        with self._context(len(ids) + steps) as context:
-            position, feed = 0, list(ids)
-            while len(written) < steps:
-                row = self._decode(context, feed, position, True)[0]
-                position, feed = position + len(feed), [int(row.argmax())]
-                written += feed
-        return written
+        return self.run(ids, steps)[1]
 
     @contextmanager
     def adapter(self, path: Path) -> Iterator[None]:
@@ -129,7 +157,7 @@ class LoadedModel:
             finally:
                 lib.llama_free(context)
 
-    def _decode(self, context: Any, ids: Sequence[int], position: int, last_only: bool) -> F32:
+    def _decode(self, context: Any, ids: Sequence[int], position: int) -> F32:
         lib = self.lib
         batch = lib.llama_batch_init(len(ids), 0, 1)
         try:
@@ -137,11 +165,10 @@ class LoadedModel:
             for i, token in enumerate(ids):
                 batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position + i, 1
                 batch.seq_id[i][0] = 0
-                batch.logits[i] = i == len(ids) - 1 or not last_only
+                batch.logits[i] = True
             if status := lib.llama_decode(context, batch):
                 raise ModelError(f"llama.cpp cannot run the converted file: llama_decode returned {status}")
-            rows = 1 if last_only else len(ids)
-            return np.ctypeslib.as_array(lib.llama_get_logits(context), (rows, self.size)).copy()
+            return np.ctypeslib.as_array(lib.llama_get_logits(context), (len(ids), self.size)).copy()
         finally:
             lib.llama_batch_free(batch)
 

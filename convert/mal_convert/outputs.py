@@ -11,7 +11,9 @@ from pathlib import Path
 
 from metaaligner_lite.errors import FileProblem
 
-_MARGIN = 16 << 20  # metadata and what a file system keeps for itself
+from .report import SPACE, Progress
+
+MARGIN = 16 << 20  # metadata and what a file system keeps for itself
 
 
 def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
@@ -23,12 +25,13 @@ def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
             raise FileProblem(f"{path} exists already; pass --force to replace it, or --out for another place")
 
 
-def _need_space(folder: Path, needed: int) -> None:
-    """Raise FileProblem, with both numbers, if `folder` has no room for `needed` bytes."""
+def _need_space(folder: Path, needed: int, progress: Progress) -> None:
+    """Announce what will be needed. Raises FileProblem, with both numbers, if `folder` has no room for it."""
     free = shutil.disk_usage(folder).free
-    if free < needed + _MARGIN:
+    progress(SPACE, needed + MARGIN, free)
+    if free < needed + MARGIN:
         raise FileProblem(
-            f"{folder} has {size_text(free)} free, this conversion needs {size_text(needed + _MARGIN)} while it runs; "
+            f"{folder} has {size_text(free)} free, this conversion needs {size_text(needed + MARGIN)} while it runs; "
             "free some space, or pass --out with a folder on another disk"
         )
 
@@ -45,7 +48,7 @@ class Staged(dict[str, Path]):
 
 
 @contextmanager
-def staged(targets: Mapping[str, Path], needed: int, force: bool) -> Iterator[Staged]:
+def staged(targets: Mapping[str, Path], needed: int, force: bool, progress: Progress) -> Iterator[Staged]:
     """Hidden files for `targets` to be written to; they get their names if the block ends well, else they vanish.
 
     Raises FileProblem if one exists and `force` is not given, or if `needed` bytes have no room.
@@ -56,7 +59,7 @@ def staged(targets: Mapping[str, Path], needed: int, force: bool) -> Iterator[St
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileProblem(f"cannot make the folder {folder}: {error}") from error
-    _need_space(folder, needed)
+    _need_space(folder, needed, progress)
     with ExitStack() as stack:
         stack.enter_context(_disk_full_explained(folder, needed))
         files = Staged(folder, stack)
@@ -91,7 +94,9 @@ def _disk_full_explained(folder: Path, needed: int) -> Iterator[None]:
                 f"the disk filled up: {folder} had {free} left, this conversion needs {size_text(needed)}; nothing was "
                 "left behind: free some space and run it again, or pass --out with a folder on another disk"
             ) from error
-        raise FileProblem(f"cannot write into {folder}: {error}") from error
+        raise FileProblem(
+            f"cannot write into {folder}: {error}; nothing was left behind: name another place with --out"
+        ) from error
 
 
 def _publish(scratch_file: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metaaligner_lite.errors import require_extra
 
-from . import adapter_file, requantize
+from . import adapter_file, outputs, requantize
 from .hub import default_out, locate
 from .job import prepare
 from .plan import Step
@@ -50,16 +50,28 @@ def preview(
     if folder.suffix == ".gguf" and folder.is_file():
         header, targets = requantize.plan(folder, out, types)
         tensors = tuple(Planned(t.name, t.shape[::-1], t.type_name) for t in header.tensors)
-        count, room = sum(t.elements for t in header.tensors), len(targets) * header.check_tensors()
+        count, room = sum(t.elements for t in header.tensors), requantize.room_for(header, targets)
         names = (header.text("general.architecture"), count, header.text("tokenizer.ggml.pre"))
-        return Preview(*names, targets, room, tensors)
+        return Preview(*names, targets, room + outputs.MARGIN, tensors)
     if adapter_only:
         made = adapter_file.plan(folder, out, types, base)
-        return Preview(made.architecture, made.parameters, "", made.outputs, made.bytes_needed, _planned(made.steps))
+        return Preview(
+            made.architecture,
+            made.parameters,
+            "",
+            made.outputs,
+            made.bytes_needed + outputs.MARGIN,
+            _planned(made.steps),
+        )
     job = prepare(folder, out, types, base=base, pre=pre)
     architecture, pre_tokenizer = job.model.architecture.gguf, job.vocabulary.pre[0]
     return Preview(
-        architecture, job.parameters, pre_tokenizer, dict(job.outputs), job.bytes_needed, _planned(job.steps)
+        architecture,
+        job.parameters,
+        pre_tokenizer,
+        dict(job.outputs),
+        job.bytes_needed + outputs.MARGIN,
+        _planned(job.steps),
     )
 
 

@@ -8,7 +8,7 @@ transformers for each architecture. One tensor at a time is in memory, whatever 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +20,14 @@ from .model import EMBEDDING, HEAD, Model
 
 
 class Reference:
-    """A model's forward pass over its source tensors, by their names in the source's text model."""
+    """A model's forward pass over its source tensors, by their names in the source's text model.
 
-    def __init__(self, model: Model) -> None:
+    `rounded_to` F16 or BF16 rounds weights and what they are multiplied with, as llama.cpp does in such files; an
+    adapter is then merged first.
+    """
+
+    def __init__(self, model: Model, rounded_to: str = "F32") -> None:
+        self.round = _ROUNDING[rounded_to]
         self.architecture, self.config, self.tensors = model.architecture, model.config, model.tensors
         self.low_rank = model.low_rank
         self.head = EMBEDDING if model.tied else HEAD
@@ -40,7 +45,7 @@ class Reference:
         source, rows = self.tensors[EMBEDDING], np.asarray(ids)
         x = as_float32(source.stored()[rows], source.dtype)
         if (pair := self.low_rank.get(EMBEDDING)) is not None:
-            x = x + np.float32(pair.scale) * (pair.left[rows] @ pair.right)
+            x = x + pair.added(rows)
         return x * np.float32(math.sqrt(self.config.hidden)) if self.architecture.scaled_embedding else x
 
     def _layer(self, x: F32, layer: int) -> F32:
@@ -86,20 +91,32 @@ class Reference:
     def _linear(self, x: F32, name: str) -> F32:
         """x @ weight.T + bias, the weight read a few rows at a time; an adapter works beside it, not merged."""
         source, pair = self.tensors[name], self.low_rank.get(name)
+        if self.round is not None:
+            return self._biased(self._rounded_linear(x, name, self.round), name)
         stored = source.stored()
         out = np.empty((len(x), len(stored)), np.float32)
-        inner = None if pair is None else np.float32(pair.scale) * (x @ pair.right.T)
+        inner = None if pair is None else np.float32(pair.scale) * (x @ pair.right().T)
         for rows in row_chunks(*stored.shape):
             weight = as_float32(stored[rows], source.dtype)
             out[:, rows] = x @ weight.T
             if pair is not None and inner is not None:
-                out[:, rows] += inner @ pair.left[rows].T
+                out[:, rows] += inner @ pair.left(rows).T
                 if pair.magnitude is not None:
-                    out[:, rows] *= pair.stretch(
-                        weight + np.float32(pair.scale) * (pair.left[rows] @ pair.right), rows
-                    ).T
+                    out[:, rows] *= pair.stretch(weight + pair.added(rows), rows).T
+        return self._biased(out, name)
+
+    def _rounded_linear(self, x: F32, name: str, rounded: Callable[[F32], F32]) -> F32:
+        source, pair = self.tensors[name], self.low_rank.get(name)
+        stored, x = source.stored(), rounded(x)
+        out = np.empty((len(x), len(stored)), np.float32)
+        for rows in row_chunks(*stored.shape):
+            weight = as_float32(stored[rows], source.dtype)
+            out[:, rows] = x @ rounded(weight if pair is None else pair.merged(weight, rows)).T
+        return out
+
+    def _biased(self, x: F32, name: str) -> F32:
         bias = self.tensors.get(name.removesuffix("weight") + "bias")
-        return out if bias is None else out + as_float32(bias.stored(), bias.dtype)
+        return x if bias is None else x + as_float32(bias.stored(), bias.dtype)
 
     def _norm(self, x: F32, name: str) -> F32:
         source = self.tensors[name]
@@ -175,6 +192,20 @@ class Reference:
         given = rope.value("attention_factor")
         temperature = 0.1 * math.log(factor) + 1 if given is None else rope.real("attention_factor")
         return 1 / (ramp / factor + (1 - ramp)), temperature
+
+
+def _to_bfloat16(x: F32) -> F32:
+    """Rounded to bfloat16, halves to even; finite numbers only."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    rounded: F32 = ((bits + (0x7FFF + ((bits >> 16) & 1))) & np.uint32(0xFFFF0000)).view(np.float32)
+    return rounded
+
+
+_ROUNDING: Mapping[str, Callable[[F32], F32] | None] = {
+    "F32": None,
+    "F16": lambda x: x.astype(np.float16).astype(np.float32),
+    "BF16": _to_bfloat16,
+}
 
 
 def _rotate(x: F32, cos: F32, sin: F32) -> F32:

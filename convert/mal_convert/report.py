@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+SPACE = "disk space"  # told first: bytes the run takes at most while it runs, bytes that are free
 
 
 def silent(what: str, done: int, total: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import gguf
 import numpy as np
 
+from metaaligner_lite import manifest
 from metaaligner_lite.errors import FileProblem, ModelError, UsageError
 from metaaligner_lite.gguf_file import GgufHeader, read_header
 
@@ -18,10 +19,8 @@ from . import outputs, verify
 from .job import output_paths, wanted_types
 from .libllama import opened
 from .probe import SENTENCE
-from .quantize import quantize
+from .quantize import PLAIN, quantize, room
 from .report import ConversionReport, FileCheck, Output, Progress
-
-_PLAIN = {"F32", "F16", "BF16"}
 
 
 def plan(source: Path, out: Path | None, types: Sequence[str]) -> tuple[GgufHeader, dict[str, Path]]:
@@ -29,7 +28,7 @@ def plan(source: Path, out: Path | None, types: Sequence[str]) -> tuple[GgufHead
     header = read_header(source)
     header.check_tensors()
     _refuse_unusable(header)
-    if quantized := sorted({tensor.type_name for tensor in header.tensors} - _PLAIN):
+    if quantized := sorted({tensor.type_name for tensor in header.tensors} - set(PLAIN)):
         raise ModelError(
             f"{source} is quantized already ({', '.join(quantized)}); quantizing twice adds the errors of both: "
             "start from an F16, BF16 or F32 file"
@@ -47,9 +46,9 @@ def requantize(
     started = time.monotonic()
     header, targets = plan(source, out, types)
     parameters = sum(tensor.elements for tensor in header.tensors)
-    with outputs.staged(targets, len(targets) * header.check_tensors(), force) as files:
+    with outputs.staged(targets, room_for(header, targets), force, progress) as files:
         remarks = {n: quantize(source, p, n, partial(progress, f"quantizing {n}")) for n, p in files.items()}
-        checks = _check(header, files, progress) if verify else []
+        checks = _check(header, files, progress) if verify else _say_unverified(files)
         written = [Output.measured(n, p, targets[n], parameters, remarks[n]) for n, p in files.items()]
     return ConversionReport(
         source=str(source),
@@ -60,6 +59,26 @@ def requantize(
         checks=tuple(checks),
         seconds=time.monotonic() - started,
     )
+
+
+def room_for(header: GgufHeader, types: Iterable[str]) -> int:
+    """The most bytes that files of these types take together."""
+    return sum(room(name, tensor.shape[::-1]) for name in types for tensor in header.tensors)
+
+
+def _say_unverified(files: Mapping[str, Path]) -> list[FileCheck]:
+    """Let the manifest that came with the source say that these files were not verified. Returns no checks."""
+    for path in files.values():
+        header = read_header(path)
+        said = header.text(manifest.GGUF_KEY)
+        # Of the same length, so that nothing in the file moves; the manifest's JSON is written with ": ".
+        corrected = said.replace('"verified": true', '"verified":false').encode()
+        if corrected != said.encode():
+            with path.open("r+b") as file:
+                at = file.read(header.data_offset).index(said.encode())
+                file.seek(at)
+                file.write(corrected)
+    return []
 
 
 def _refuse_unusable(header: GgufHeader) -> None:
@@ -94,8 +113,11 @@ def _check(header: GgufHeader, files: outputs.Staged, progress: Progress) -> lis
         with opened(path) as model:
             if model.tokenize(SENTENCE, add_special=True) != ids:
                 raise ModelError(f"the {name} file tokenizes differently from its source")
-            error, agreement = verify.logits_error(name, model, ids, expected)
-            found.append(FileCheck(name, error, agreement, errors, tuple(model.greedy(ids, verify.GREEDY))))
+            logits, greedy = model.run(ids, verify.GREEDY)
+        error, agreement = verify.logits_error(
+            name, logits, expected, rounded={tensor.type_name for tensor in header.tensors}
+        )
+        found.append(FileCheck(name, error, agreement, errors, tuple(greedy)))
     progress("verifying", len(files), len(files))
     return found
 

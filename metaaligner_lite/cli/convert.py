@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from mal_convert import ConversionReport, Preview
 
 _TYPES = "Output types (several at once; --type has all others)"
+# Spelled out, so that --help need not ask llama.cpp; a test compares.
+ALL_TYPES = (
+    "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 Q3_K_L Q3_K_M Q3_K_S Q2_K "
+    "IQ4_NL IQ4_XS IQ3_M IQ3_S TQ2_0 TQ1_0"
+)
 
 
 def _type(name: str, meaning: str) -> Any:
@@ -39,7 +45,7 @@ def convert(
     bf16: Annotated[bool, _type("bf16", "16-bit floats with the range of 32-bit ones.")] = False,
     f32: Annotated[bool, _type("f32", "32-bit floats.")] = False,
     type_: Annotated[
-        list[str] | None, typer.Option("--type", "-t", metavar="NAME", help="Any type of llama.cpp; repeatable.")
+        list[str] | None, typer.Option("--type", "-t", metavar="NAME", help=f"Repeatable; one of {ALL_TYPES}.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Folder or Hugging Face id of an adapter's base. [default: the one it names]")
@@ -75,6 +81,8 @@ def convert(
     }
     types = [name for name, wanted in flags.items() if wanted] + list(type_ or [])
     arguments: dict[str, Any] = {"base": base, "adapter_only": adapter_only, "pre": pre}
+    # numpy's threads wait for each other, spinning: on a busy machine two of them take 100 times as long as one.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import mal_convert
 
     if dry_run:
@@ -89,8 +97,10 @@ def convert(
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per stage on stderr: bytes while writing, tensors while quantizing, the time left."""
+    """One bar per stage on stderr, with bytes (files while verifying) and the time left."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from mal_convert.report import SPACE
 
     from .console import human_bytes, talk
 
@@ -99,10 +109,13 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     stages: dict[str, Any] = {}
 
     def tell(what: str, done: int, total: int) -> None:
+        if what == SPACE:
+            talk().print(f"needs at most {human_bytes(done)} of disk while it runs; {human_bytes(total)} are free")
+            return
         bar.start()
         if what not in stages:
             stages[what] = bar.add_task(what, amount="")
-        counted = human_bytes if what.startswith("writing") else str
+        counted = str if what == "verifying" else human_bytes
         bar.update(stages[what], completed=done, total=total, amount=f"{counted(done)} of {counted(total)}")
 
     try:
@@ -115,24 +128,42 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def _show(report: ConversionReport, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from .console import human_bytes, print_json
+    from .console import print_json
 
     if as_json:
         print_json(_plain(asdict(report)))
         return
-    checks = {check.type: check for check in report.checks}
+    _show_table(report)
     for output in report.outputs:
-        size = f"{human_bytes(output.bytes):>9}  {output.bits_per_weight:5.2f} bits per weight"
-        print(f"{output.type:8}{size}  {output.path}")
-        if (check := checks.get(output.type)) is not None:
-            print(f"{'':8}rounding   " + ", ".join(f"{k} {_share(v)}" for k, v in check.tensor_errors.items()))
-            if check.logits_error is not None and check.agreement is not None:
-                same = f"same likeliest token at {check.agreement:.0%} of positions"
-                print(f"{'':8}logits     {_share(check.logits_error)} from the source's; {same}")
+        print(f"{output.type}: {output.path}")
         for remark in output.remarks:
-            print(f"{'':8}llama.cpp  {remark}")
-    proved = "token ids, logits and tensors checked against the source" if report.checks else "not verified"
+            print(f"    llama.cpp: {remark}")
+    proved = "token ids, logits and tensors checked against the source"
+    if not report.checks:
+        proved = "not verified"
+    elif not report.pre_tokenizer and report.checks[0].logits_error is None:
+        proved = "shapes checked against the base's config, tensors against the source; not run"
     print(f"{report.parameters:,} parameters in {report.seconds:.1f} s; {proved}")
+
+
+def _show_table(report: ConversionReport) -> None:
+    """One line per file: its size, and how far it is from the source."""
+    from .console import human_bytes
+
+    checks = {check.type: check for check in report.checks}
+    head = "type", "size", "bits per weight", "logits differ by", "same likeliest token", "rounding error of tensors"
+    rows = [list(head)]
+    for output in report.outputs:
+        row = [output.type, human_bytes(output.bytes), f"{output.bits_per_weight:.2f}", "", "", ""]
+        if (check := checks.get(output.type)) is not None:
+            row[5] = ", ".join(f"{kind} {_share(error)}" for kind, error in check.tensor_errors.items())
+            if check.logits_error is not None and check.agreement is not None:
+                row[3:5] = _share(check.logits_error), f"{check.agreement:.0%}"
+        rows.append(row)
+    shown = [i for i in range(6) if any(row[i] for row in rows[1:])]
+    widths = {i: max(len(row[i]) for row in rows) for i in shown}
+    for row in rows:
+        print("  ".join(row[i].ljust(widths[i]) for i in shown).rstrip())
 
 
 def _share(error: float) -> str:

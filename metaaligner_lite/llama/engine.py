@@ -80,6 +80,8 @@ class Engine:
                 )
             )
         size = sum(len(task.prompt) + task.max_tokens for task in tasks)
+        if self.adapter and not adapted:
+            size = max(size, min(2 * size, self.limit))  # the edit follows in the same cache: it need not grow for it
         context = self._context_for(size, len(tasks))
         if self._store:
             self._recall(self._store, context, tasks[0])
