@@ -318,7 +318,8 @@ class TwoServers:
         for name, speculation in (("policy", []), ("aligner", options["speculation"])):
             port = _free_port()
             command = [options["server"], "-m", options[name], "--host", "127.0.0.1", "--port", str(port)]
-            command += ["-c", "2048", "-np", "1", "--threads", str(options["threads"]), *speculation]
+            command += ["-c", "2048", "-np", "1", "--threads", str(options["threads"]), "--cache-ram", "0"]
+            command += [*options["options"], *speculation]
             self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             self.ports.append(port)
         for port in self.ports:
@@ -326,6 +327,8 @@ class TwoServers:
 
     def run(self, case: Case) -> Result:
         policy, aligner = self.ports
+        for port in self.ports:
+            _request(port, case["policy_prompt"][-1:], [0, 0], True)  # nothing of this conversation is in its cache
         began = clock()
         if case["policy"]:
             _request(policy, case["policy_prompt"], case["answer_tokens"], False)

@@ -1,26 +1,35 @@
 """Do drafts change greedy output? And what does the loop cost around a small model? On the embedded pair, no replay.
 
     python -m mal_train.demo.generate --out DATA && python bench/equal.py DATA/heldout.jsonl [--most 200]
+    python bench/equal.py --forced MODEL.gguf              (a model of a real size, such as shapes.py makes)
 
 Each query is answered by the policy and the answer edited twice, with drafts and without. Drafts are verified in
 batches, and a batched matrix product may round differently from that of one token; where two tokens are nearly
 equally likely the texts then part. Reported: how many edits part, and the gap between the two tokens' logits where
 they do, read anew without drafts (a fault in the verification would part them at any gap). Then tokens per decode, the
-time with drafts against without, and the share of time outside llama_decode. Prints a table and, as its last line, one
-JSON document. --record writes the edits as JSONL (query, weak, strong), for draft.py --pairs.
+time with drafts against without, and the share of time outside llama_decode. --record writes the edits as JSONL
+(query, weak, strong), for draft.py --pairs.
+
+--forced reads recorded edits (edits.py) one token at a time and in batches of the sizes drafts have, and compares the
+choices after every token: how often a batch would have chosen otherwise, were the text its own. On random weights this
+is a bad case, since no token is much likelier than the next.
+
+Prints a table and, as its last line, one JSON document.
 """
 
 import argparse
 import json
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from contestants import _time_decodes
-from edits import copied_share
+from contestants import Tokenizer, _time_decodes
+from edits import case, copied_share
 
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, open_engine
+from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.decode import Generation
 from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.objectives import resolve
@@ -30,13 +39,19 @@ from metaaligner_lite.prompts import edit_prompt, encode
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=Path, help="JSONL with query and objectives, such as heldout.jsonl")
+    parser.add_argument("rows", type=Path, nargs="?", help="JSONL with query and objectives, such as heldout.jsonl")
+    parser.add_argument("--forced", type=Path, help="compare choices on this model instead")
     parser.add_argument("--most", type=int, default=200)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--policy", type=Path, default=DEMO_POLICY)
     parser.add_argument("--aligner", type=Path, default=DEMO_ALIGNER)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
+    if options.forced:
+        forced(options.forced, options.threads)
+        return
+    if not options.rows:
+        parser.error("name a file of rows, or --forced MODEL")
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()][: options.most]
     decodes = _time_decodes()
     edits, recorded = [], []
@@ -75,6 +90,61 @@ def main() -> None:
     for key, value in summary.items():
         print(f"{key:<36}{value!s:>10}")
     print(json.dumps({"bench": "equal"} | summary))
+
+
+def forced(model: Path, threads: int) -> None:
+    """Compare the choice after every token of recorded edits, read singly and in batches of drafts' sizes."""
+    tokenizer = Tokenizer({"policy": str(model)})
+    places, differ, gaps, errors = 0, 0, [], []
+    with open_engine(model, threads=threads) as engine:
+        context = engine._context_for(2048, 1)
+        for kind in ("90s", "70s", "40w"):
+            for turn in range(2):
+                replayed = asdict(case(kind, turn))
+                tokens = tokenizer.run(replayed)
+                prompt, edit = tokens["aligner_prompts"][0], tokens["edit_tokens"][0]
+                single = _logits(context, prompt, [edit[i : i + 1] for i in range(len(edit))])
+                batched = _logits(context, prompt, _batches(edit))
+                best = single.argmax(1)
+                other = batched.argmax(1) != best
+                ordered = np.sort(single[other], axis=1)
+                gaps += (ordered[:, -1] - ordered[:, -2]).tolist()
+                errors.append(np.abs(single - batched).max(1))
+                places, differ = places + len(edit), differ + int(other.sum())
+    error = np.concatenate(errors)
+    summary = {
+        "places": places,
+        "choose_otherwise": differ,
+        "gap_median": round(statistics.median(gaps), 4) if gaps else None,
+        "gap_largest": round(max(gaps), 4) if gaps else None,
+        "logit_difference_median": round(float(np.median(error)), 5),
+        "logit_difference_largest": round(float(error.max()), 5),
+    }
+    for key, value in summary.items():
+        print(f"{key:<36}{value!s:>10}")
+    print(json.dumps({"bench": "equal", "forced": model.name} | summary))
+
+
+def _batches(tokens: list[int]) -> list[list[int]]:
+    sizes, at, parts = (2, 4, 8, 16, 32), 0, []
+    while at < len(tokens):
+        size = sizes[len(parts) % len(sizes)]
+        parts.append(tokens[at : at + size])
+        at += size
+    return parts
+
+
+def _logits(context: Context, prompt: list[int], parts: list[list[int]]) -> np.ndarray:
+    """The logits after each token of the parts, each part a batch of its own."""
+    context.roll_back(0)
+    context.read(prompt)
+    rows = []
+    for part in parts:
+        (begin,) = context.extend([(0, part)])
+        for place in range(begin, begin + len(part)):
+            logits = context._lib.llama_get_logits_ith(context.handle, place)
+            rows.append(np.ctypeslib.as_array(logits, shape=(context.model.n_vocab,)).copy())
+    return np.array(rows)
 
 
 def _edit(aligner: Aligner, row: dict, draft: Draft, drafted: bool, decodes: list) -> dict:

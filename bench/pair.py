@@ -1,16 +1,19 @@
 """What does a correction cost, and what does it cost elsewhere? The table of targets, rivals in the same run.
 
-    python bench/pair.py --cache DIR [--shape 1.1b] [--repeat 5] [--llama-server PATH] [--transformers]
+    python bench/pair.py --cache DIR [--shape 1.1b] [--repeat 5] [--kinds 70s 0 ...] [--only shared sets ...]
     python bench/pair.py --cache DIR --quick                 (small shapes, one repetition: does the script work?)
 
 Models have a real size and random weights (shapes.py). Edits are replayed (edits.py, contestants.py): the sampler's
 choice is given, so acceptance is that of real edits and cost that of a real model. Every contestant is a process of
 its own; they take turns within each repetition, so that the machine's moods hit all alike, and ratios are taken
 within a repetition before their median is. A correction is what happens between the policy's last token and the
-aligner's last; nothing of the conversation is in any cache before its policy has read it.
+aligner's last; nothing of the conversation is in any cache before its policy has read it. A first, unnamed round
+warms all of them up; its times are kept apart, as "cold". A run during which other programs took more than 5 % of
+the processors is repeated, up to --patience times; what is left of such disturbance is in the JSON ("foreign").
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -20,19 +23,59 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edits import KINDS, case
 from shapes import SHAPES, build
 
+import metaaligner_lite
+
 MAIN = "70s"  # the kind of edit whose policy turn is written out, too
 RIVAL = "two Llamas"
 SERVERS = "two servers, n-gram"
 FOUR = "four sets at once"
+# What can be left out; two Llamas, the rival of all ratios, are always there.
+GROUPS = ("shared", "merged", "plain", "default", "lookup", "servers", "transformers", "sets")
+DISTURBED = 0.05
+# llama-server's best at 70 %, of n-grams of 2 to 5 and drafts of 3, 8 and 15 tokens (LOG.md).
+NGRAM = "--spec-type ngram-simple --spec-ngram-simple-size-n 3 --spec-ngram-simple-size-m 15"
 Result = dict[str, Any]
+
+
+class Bystanders:
+    """How much of the processors others take: all that is busy, less this process and its descendants."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = time.perf_counter(), _busy(), _own()
+
+    def share(self) -> float:
+        """Since it was made, of all processors."""
+        taken = time.perf_counter() - self._began
+        return max(0.0, (_busy() - self._busy) - (_own() - self._own)) / taken / (os.cpu_count() or 1)
+
+
+def _busy() -> float:
+    """Seconds that all processors have been busy, time stolen by other machines included."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own() -> float:
+    parents, ticks = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may have ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            pid = int(stat.parent.name)
+            parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    own = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in own} - own:
+        own |= more
+    return sum(ticks.get(pid, 0) for pid in own) / os.sysconf("SC_CLK_TCK")
 
 
 class Child:
@@ -73,26 +116,38 @@ def main() -> None:
     if not second.exists():
         shutil.copy(files.model, second)
     pair = {"policy": str(files.model), "aligner": str(second), "threads": options.threads, "clock": options.clock}
+    load = os.getloadavg()
     tokenizer = Child("Tokenizer", pair)
     # name: (process, what it is told, on which kinds of edit)
     children, runs = _contestants(options, pair, str(files.adapter))
     results: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    for turn in range(options.repeat + 1):  # the first round warms up; its times are kept apart, as "cold"
-        for kind in options.kinds:
+    cold: dict[str, float] = {}
+    began, done = time.monotonic(), 0
+    for turn in range(options.repeat + 1):
+        spent = (time.monotonic() - began) / 60
+        if done and spent * (done + 1) / done > options.minutes:  # another repetition would not fit
+            break
+        done = turn
+        for kind in options.kinds if turn else options.kinds[:1]:
             tokens = _tokenized(tokenizer, kind, turn)
             order = [name for name, (_, _, kinds) in runs.items() if kind in kinds]
             for name in order[turn % len(order) :] + order[: turn % len(order)]:
                 child, mode, _ = runs[name]
-                result = _run(children[child], tokens, mode, policy=kind == MAIN and not options.read_policy)
+                write = turn > 0 and kind == MAIN and options.policy
+                result = _run(children[child], tokens, mode, policy=write, patience=options.patience if turn else 0)
+                _progress(turn, kind, name, result)
+                if not turn:
+                    cold[name] = result["correction"]
+                    continue
                 results[kind][name].append(result)
-                if mode == "draft" and child == "shared":
+                if write and mode == "draft" and child == "shared":
                     _floor(children[child], tokens, result)
-                print(f"  {turn} {kind:<5}{name:<28}{result['correction']:8.2f} s", file=sys.stderr, flush=True)
-        if options.sets:
-            _sets(tokenizer, children, turn, results["sets"])
+        if "sets" in options.only:
+            _sets(tokenizer, children, turn, results["sets"], options.patience)
     for child in (tokenizer, *children.values()):
         child.close()
-    report(options, results)
+    options.repeat = done
+    report(options, results, cold, load)
 
 
 def parse() -> argparse.Namespace:
@@ -102,6 +157,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for all contestants alike")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument(
+        "--only", nargs="*", choices=GROUPS, default=list(GROUPS), help="these, against two Llamas, instead of all"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no repetition that would end later")
+    parser.add_argument("--patience", type=int, default=3, help="how often to repeat a disturbed run")
     parser.add_argument("--quick", action="store_true", help="small models, one repetition")
     parser.add_argument(
         "--clock",
@@ -109,54 +169,53 @@ def parse() -> argparse.Namespace:
         default="wall",
         help="cpu: processor seconds of the contestant, the only ones worth having on a busy machine; with --threads 1",
     )
-    parser.add_argument("--read-policy", action="store_true", help="never write the policy's answer out (shorter)")
-    parser.add_argument("--no-sets", dest="sets", action="store_false", help="leave out the four objective sets")
-    parser.add_argument("--no-rivals", dest="rivals", action="store_false", help="ours alone")
-    parser.add_argument("--transformers", action="store_true", help="with transformers generate in bfloat16 (slow)")
+    parser.add_argument("--read-policy", dest="policy", action="store_false", help="never write the policy's answer")
     parser.add_argument("--llama-server", default=shutil.which("llama-server"), help="a llama-server binary")
-    parser.add_argument(
-        "--speculation",
-        default="--spec-type ngram-simple --spec-ngram-simple-size-n 3 --spec-ngram-simple-size-m 8",
-        help="options of llama-server that turn its n-gram speculation on",
-    )
+    parser.add_argument("--speculation", default=NGRAM, help="llama-server's options for n-gram speculation")
+    parser.add_argument("--server-options", default="--flash-attn off", help="more options of both llama-servers")
     options = parser.parse_args()
     if options.clock == "cpu" and options.threads != 1:
         parser.error("--clock cpu adds up the seconds of all threads; say --threads 1")
     if options.quick:
-        options.shape, options.repeat = "small", 1
+        options.shape, options.repeat, options.patience = "small", 1, 0
+    if "servers" in options.only and (not options.llama_server or options.clock == "cpu"):
+        options.only.remove("servers")
+        print("llama-server: skipped, no binary (--llama-server PATH) or --clock cpu", file=sys.stderr)
+    if "transformers" in options.only and not find_spec("transformers"):
+        options.only.remove("transformers")
+        print("transformers: skipped, not installed", file=sys.stderr)
     return options
 
 
 def _contestants(
     options: argparse.Namespace, pair: dict[str, Any], adapter: str
 ) -> tuple[dict[str, Child], dict[str, tuple[str, str, tuple[str, ...]]]]:
-    children = {"shared": Child("Ours", pair | {"adapter": adapter}), "merged": Child("Ours", pair)}
-    runs = {
-        "shared base": ("shared", "draft", KINDS),
-        "shared base, no drafts": ("shared", "plain", KINDS),
-        "merged pair": ("merged", "draft", KINDS),
-        "merged pair, no drafts": ("merged", "plain", KINDS),
-    }
-    if options.sets:
+    only, few = options.only, (MAIN, "70w", "real")
+    children = {"llamas": Child("TwoLlamas", pair)}
+    runs: dict[str, tuple[str, str, tuple[str, ...]]] = {RIVAL: ("llamas", "", KINDS)}
+    for name, label, extra in (("shared", "shared base", {"adapter": adapter}), ("merged", "merged pair", {})):
+        if name in only:
+            children[name] = Child("Ours", pair | extra)
+            runs[label] = (name, "draft", KINDS)
+            if "plain" in only:
+                runs[f"{label}, no drafts"] = (name, "plain", KINDS)
+    if "sets" in only:
         children["sets"] = Child("Ours", pair | {"adapter": adapter})
-    if options.rivals:
-        children["llamas"] = Child("TwoLlamas", pair)
-        children["llamas default"] = Child("TwoLlamas", pair | {"threads": 0})
-        runs[RIVAL] = ("llamas", "", KINDS)
-        runs["two Llamas, default threads"] = ("llamas default", "", (MAIN,))
-        for tokens in (2, 10):
-            children[f"lookup{tokens}"] = Child("TwoLlamas", pair | {"lookup": tokens})
-            runs[f"two Llamas, lookup {tokens}"] = (f"lookup{tokens}", "", (MAIN, "70w", "real"))
-    if options.transformers:
+    if "default" in only:
+        children["default"] = Child("TwoLlamas", pair | {"threads": 0})
+        runs["two Llamas, default threads"] = ("default", "", (MAIN,))
+    for tokens in (2, 10) if "lookup" in only else ():
+        children[f"lookup{tokens}"] = Child("TwoLlamas", pair | {"lookup": tokens})
+        runs[f"two Llamas, lookup {tokens}"] = (f"lookup{tokens}", "", few)
+    if "transformers" in only:
         children["transformers"] = Child("Transformers", pair | {"shape": asdict(SHAPES[options.shape])})
         runs["transformers"] = ("transformers", "", (MAIN,))
-    if options.rivals and options.llama_server and options.clock == "wall":
+    if "servers" in only:
+        server = pair | {"server": options.llama_server, "options": options.server_options.split()}
         for name, speculation in ((SERVERS, options.speculation.split()), ("two servers", [])):
-            children[name] = Child("TwoServers", pair | {"server": options.llama_server, "speculation": speculation})
-            runs[name] = (name, "", (MAIN, "70w", "real"))
+            children[name] = Child("TwoServers", server | {"speculation": speculation})
+            runs[name] = (name, "", few)
         runs["two servers, no grammar"] = ("two servers", "free", (MAIN,))
-    elif options.rivals and options.clock == "wall":
-        print("llama-server: skipped, no binary (--llama-server PATH)", file=sys.stderr)
     return children, runs
 
 
@@ -165,10 +224,17 @@ def _tokenized(tokenizer: Child, kind: str, turn: int, sets: int = 1) -> dict[st
     return replayed | tokenizer.run(replayed)
 
 
-def _run(child: Child, tokens: dict[str, Any], mode: str, *, policy: bool) -> Result:
-    result = child.run(tokens | {"mode": mode, "policy": policy})
-    if not result["same"] and mode != "free":
-        raise SystemExit(f"{mode}: other tokens came out than were recorded")
+def _run(child: Child, tokens: dict[str, Any], mode: str, *, policy: bool, patience: int) -> Result:
+    tried = []
+    for _ in range(patience + 1):
+        bystanders = Bystanders()
+        result = child.run(tokens | {"mode": mode, "policy": policy})
+        if not result["same"] and mode != "free":
+            raise SystemExit(f"{mode}: other tokens came out than were recorded")
+        tried.append(result | {"foreign": round(bystanders.share(), 3)})
+        if tried[-1]["foreign"] <= DISTURBED:
+            break
+    result = min(tried, key=lambda result: result["foreign"])
     answer, edit = len(tokens["answer_tokens"]) - 1, len(tokens["edit_tokens"][0]) - 1
     return result | {
         "policy_written": policy,
@@ -179,6 +245,11 @@ def _run(child: Child, tokens: dict[str, Any], mode: str, *, policy: bool) -> Re
     }
 
 
+def _progress(turn: int, kind: str, name: str, result: Result) -> None:
+    line = f"  {turn} {kind:<5}{name:<28}{result['correction']:8.2f} s, others {result['foreign']:4.0%}"
+    print(line, file=sys.stderr, flush=True)
+
+
 def _floor(child: Child, tokens: dict[str, Any], result: Result) -> None:
     """Replay the batches of a run of the shared base without our loop; the floor goes into its result."""
     batches = result["batches"]
@@ -187,16 +258,25 @@ def _floor(child: Child, tokens: dict[str, Any], result: Result) -> None:
     result["floor"] = {part: floor[part] for part in ("policy", "request", "edit")}
 
 
-def _sets(tokenizer: Child, children: dict[str, Child], turn: int, results: dict[str, list[Result]]) -> None:
+def _sets(
+    tokenizer: Child, children: dict[str, Child], turn: int, results: dict[str, list[Result]], patience: int
+) -> None:
     tokens = _tokenized(tokenizer, MAIN, turn, sets=4)
     wanted = {FOUR: ("sets", "draft"), "four runs": ("shared", "each"), "four runs, two Llamas": ("llamas", "")}
     for name, (child, mode) in wanted.items():
-        if child in children:
-            results[name].append(_run(children[child], tokens, mode, policy=False))
-            print(f"  {turn} sets {name:<28}{results[name][-1]['correction']:8.2f} s", file=sys.stderr, flush=True)
+        if child in children and (turn or name == FOUR):  # the others are warm from their other runs
+            result = _run(children[child], tokens, mode, policy=False, patience=patience if turn else 0)
+            _progress(turn, "sets", name, result)
+            if turn:
+                results[name].append(result)
 
 
-def report(options: argparse.Namespace, results: dict[str, dict[str, list[Result]]]) -> None:
+def report(
+    options: argparse.Namespace,
+    results: dict[str, dict[str, list[Result]]],
+    cold: dict[str, float],
+    load: tuple[float, float, float],
+) -> None:
     summary: dict[str, Any] = {}
     print(f"{'edit':<6}{'contestant':<30}{'first s':>9}{'corr. s':>9}{'ratio':>7}{'pair s':>8}{'ratio':>7}", end="")
     print(f"{'t/decode':>10}{'accepted':>10}{'loop':>7}{'peak MB':>9}{'cold s':>8}")
@@ -204,6 +284,8 @@ def report(options: argparse.Namespace, results: dict[str, dict[str, list[Result
         rivals = contestants.get(RIVAL) or contestants.get("four runs, two Llamas")
         for name, runs in contestants.items():
             row = _row(runs, rivals)
+            if kind == options.kinds[0]:
+                row["cold"] = cold[name]
             summary.setdefault(kind, {})[name] = row
             cells = [f"{kind:<6}{name:<30}"]
             formats = {"first": "9.2f", "correction": "9.2f", "correction_ratio": "7.2f", "pair": "8.2f"}
@@ -220,7 +302,7 @@ def report(options: argparse.Namespace, results: dict[str, dict[str, list[Result
     document = {
         "bench": "pair",
         "when": time.strftime("%Y-%m-%d %H:%M"),
-        "machine": _machine(options.threads),
+        "machine": _machine(options.threads) | {"load_before": load},
         "shape": options.shape,
         "repeat": options.repeat,
         "clock": options.clock,
@@ -232,34 +314,36 @@ def report(options: argparse.Namespace, results: dict[str, dict[str, list[Result
 
 
 def _row(runs: list[Result], rivals: list[Result] | None) -> dict[str, Any]:
-    cold, *warm = runs
-    row: dict[str, Any] = {"correction": _median(warm, "correction"), "cold": cold["correction"]}
-    row["rss_mb"] = runs[-1]["rss_mb"]
+    sample = runs[0]
+    row: dict[str, Any] = {"correction": _median(runs, "correction"), "rss_mb": runs[-1]["rss_mb"]}
+    row["foreign"] = [run["foreign"] for run in runs]
     for key in ("query_tokens", "answer_tokens", "edit_tokens", "request_tokens"):
-        row[key] = _median(warm, key)
-    if "first" in cold:
-        row["first"] = _median(warm, "first")
-    written = cold["policy_written"] and "policy" in cold
+        row[key] = _median(runs, key)
+    if "first" in sample:
+        row["first"] = _median(runs, "first")
+    written = sample["policy_written"] and "policy" in sample
     if written:
-        row["policy"] = _median(warm, "policy")
-        row["pair"] = statistics.median(run["policy"] + run["correction"] for run in warm)
-    if "batches" in cold:
-        row["loop"] = statistics.median(1 - run["decode"] / run["correction"] for run in warm)
-        row["tokens_per_decode"] = statistics.median(_tokens_per_decode(run) for run in warm)
-        if "policy_decode" in cold and written:
-            row["policy_loop"] = statistics.median(1 - run["policy_decode"] / run["policy"] for run in warm)
-    if drafted := sum(run.get("drafted", 0) for run in warm):
-        row["accepted"] = sum(run["accepted"] for run in warm) / drafted
-    if "floor" in cold:
-        row["floor"] = {part: statistics.median(run["floor"][part] for run in warm) for part in cold["floor"]}
-        if written:
-            row["pair_to_floor"] = statistics.median(
-                (run["policy"] + run["correction"]) / (run["floor"]["policy"] + run["floor"]["edit"]) for run in warm
-            )
+        row["policy"] = _median(runs, "policy")
+        row["pair"] = statistics.median(run["policy"] + run["correction"] for run in runs)
+    if "batches" in sample:
+        row["loop"] = statistics.median(1 - run["decode"] / run["correction"] for run in runs)
+        row["tokens_per_decode"] = statistics.median(_tokens_per_decode(run) for run in runs)
+        if "policy_decode" in sample and written:
+            row["policy_loop"] = statistics.median(1 - run["policy_decode"] / run["policy"] for run in runs)
+    if drafted := sum(run.get("drafted", 0) for run in runs):
+        row["accepted"] = sum(run["accepted"] for run in runs) / drafted
+    if "floor" in sample:
+        row["floor"] = {part: statistics.median(run["floor"][part] for run in runs) for part in sample["floor"]}
+        row["pair_to_floor"] = statistics.median(
+            (run["policy"] + run["correction"]) / (run["floor"]["policy"] + run["floor"]["edit"]) for run in runs
+        )
+        row["pair_to_floor_and_request"] = statistics.median(
+            (run["policy"] + run["correction"]) / sum(run["floor"].values()) for run in runs
+        )
     if rivals:
-        pairs = list(zip(warm, rivals[1:], strict=True))
+        pairs = list(zip(runs, rivals, strict=True))
         row["correction_ratio"] = statistics.median(mine["correction"] / its["correction"] for mine, its in pairs)
-        if "first" in cold and "first" in rivals[0]:
+        if "first" in sample and "first" in rivals[0]:
             row["first_ratio"] = statistics.median(mine["first"] / its["first"] for mine, its in pairs)
         if written:
             row["pair_ratio"] = statistics.median(
@@ -317,7 +401,7 @@ def _against(results: dict[str, dict[str, list[Result]]], kind: str, name: str, 
     mine, its = results.get(kind, {}).get(name), results.get(kind, {}).get(other)
     if not mine or not its:
         return None
-    return statistics.median(a["correction"] / b["correction"] for a, b in zip(mine[1:], its[1:], strict=True))
+    return statistics.median(a["correction"] / b["correction"] for a, b in zip(mine, its, strict=True))
 
 
 def _batch_costs(results: dict[str, dict[str, list[Result]]]) -> dict[int, float]:
@@ -325,7 +409,7 @@ def _batch_costs(results: dict[str, dict[str, list[Result]]]) -> dict[int, float
     seconds: dict[int, list[float]] = defaultdict(list)
     for kind, contestants in results.items():
         for name in ("shared base", "merged pair") if kind != "sets" else ():
-            for run in contestants.get(name, [])[1:]:
+            for run in contestants.get(name, []):
                 for size, written, taken in run["batches"]:
                     if written:
                         seconds[size].append(taken)
@@ -348,10 +432,17 @@ def _machine(threads: int) -> dict[str, Any]:
         "flags": flags,
         "cores": os.cpu_count(),
         "threads": threads,
-        "load_before": os.getloadavg(),
         "llama-cpp-python": version("llama-cpp-python"),
         "python": platform.python_version(),
+        "runtime": _fingerprint(),
     }
+
+
+def _fingerprint() -> str:
+    """Of our own sources: figures of another state of the code are other figures."""
+    folder = Path(metaaligner_lite.__file__).parent
+    sources = sorted(folder.glob("*.py")) + sorted(folder.glob("llama/*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Does the pair align? Objectives satisfied before and after, facts kept, on scenarios it was not trained on.
+"""Does the pair align? Objectives satisfied before and after, facts kept, on messages it was not trained on.
 
     python -m mal_train.demo.generate --out DATA && python bench/quality.py DATA/heldout.jsonl
 
-For each held-out row the aligner edits (1) the row's weak answer and (2) the policy's own answer. Deterministic
-oracles (train/mal_train/demo/oracles.py) decide whether an objective is satisfied; they know the phrases of the
-demonstration domain and say nothing of any other. Prints a table and, as its last line, one JSON document.
+Each aligner edits weak answers of four origins: the policy's own, those of the generator in the policy's style (other
+wordings than it saw), those of a second policy of another style, and some written by hand (handwritten.jsonl). Beside
+the aligners stand baselines that train nothing. Deterministic oracles (train/mal_train/demo/oracles.py) decide; they
+know the phrases of the demonstration domain and say nothing of any other. Prints Markdown tables with Wilson's 95 %
+intervals and, as its last line, one JSON document.
 """
 
 import argparse
@@ -13,8 +15,20 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from mal_train.demo.oracles import facts, satisfies
+from mal_train.demo.generate import is_apart
+from mal_train.demo.oracles import before_run_on, facts, satisfies
+from mal_train.demo.writing import EXTRA_OBJECTIVES
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
+
+HAND = Path(__file__).with_name("handwritten.jsonl")
+ORIGINS = ("the policy's own", "its style, reworded", "another style", "written by hand")
+#: Objectives that no training row names, once as the catalogue words them, once saying what to write.
+SAID = {
+    "reassurance": "The response should say that there is no need to worry.",
+    "formality": "The response should end with: With kind regards.",
+    "helpfulness": "The response should say that I can help with the next step.",
+    "structure": "The response should begin with a number before each step.",
+}
 
 
 def main() -> None:
@@ -22,68 +36,115 @@ def main() -> None:
     parser.add_argument("rows", type=Path, help="heldout.jsonl")
     parser.add_argument("--most", type=int, default=300)
     parser.add_argument("--policy", type=Path, default=DEMO_POLICY)
-    parser.add_argument("--aligner", type=Path, default=DEMO_ALIGNER)
+    parser.add_argument("--aligner", type=Path, action="append", help="again for each aligner to compare")
+    parser.add_argument("--adapter", type=Path, action="append", default=[], help="activated, over the policy")
+    parser.add_argument("--baselines", action="store_true", help="truncating, and the policy asked to edit, too")
+    parser.add_argument("--unseen", type=int, default=0, help="objectives never trained, on so many rows")
     parser.add_argument("--show", type=int, default=0, help="print so many corrections")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()][: options.most]
-
-    tallies = {"given weak answers": Tally(), "the policy's own answers": Tally(), "withheld scenarios alone": Tally()}
-    with open_engine(options.policy) as asked, open_engine(options.aligner) as editor:
-        policy, aligner = GgufPolicy(asked), Aligner(editor)
-        for i, row in enumerate(rows):
-            given = align(row["query"], row["objectives"], policy=GivenAnswer(row["weak"]), aligner=aligner)
-            own = align(row["query"], row["objectives"], policy=policy, aligner=aligner)
-            tallies["given weak answers"].add(given, row["strong"])
-            tallies["the policy's own answers"].add(own)
-            if row["kind"] == "scenario":
-                tallies["withheld scenarios alone"].add(given, row["strong"])
-            if i < options.show:
-                print(f"\n{row['query']}\n  {row['objectives']}\n  - {own.draft.text}\n  + {own.text}")
-    for name, tally in tallies.items():
-        tally.show(name)
-    print(json.dumps({name: tally.summary() for name, tally in tallies.items()}))
+    cases = read_cases(options.rows, options.most, options.policy)
+    tables = {"unaligned": tally(cases, lambda _, query, weak, wanted: weak)}
+    if options.baselines:
+        tables["cut at the first run-on"] = tally(cases, lambda _, query, weak, wanted: before_run_on(weak))
+        tables["policy asked to edit"] = edited(cases, options.policy, None, options)
+    for path in options.aligner or [DEMO_ALIGNER]:
+        tables[path.stem] = edited(cases, path, None, options)
+    for path in options.adapter:
+        tables[path.stem] = edited(cases, options.policy, path, options)
+    print("\n".join(markdown(tables)))
+    print(json.dumps({name: dict(table) for name, table in tables.items()}))
 
 
-class Tally:
-    """Counts over corrections: (right, all) by what was asked."""
+def read_cases(path, most, policy):
+    """(origin, query, weak answer, objectives, withheld scenario?) of all origins; the policy answers here."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:most]
+    hand = [json.loads(line) for line in HAND.read_text(encoding="utf-8").splitlines()]
+    with open_engine(policy) as engine:
+        talker = GgufPolicy(engine)
+        own = [talker.answer(row["query"]).text for row in rows]
+    origins = (own, [row["weak"] for row in rows], [row["other"] for row in rows])
+    cases = []
+    for origin, answers in zip(ORIGINS, origins, strict=False):
+        for row, weak in zip(rows, answers, strict=True):
+            cases.append((origin, row["query"], weak, row["objectives"], row["kind"] == "scenario"))
+    cases += [(ORIGINS[3], row["query"], row["weak"], row["objectives"], False) for row in hand]
+    return cases
 
-    def __init__(self) -> None:
-        self.counts = defaultdict(lambda: [0, 0])
 
-    def add(self, correction, reference=None) -> None:
-        query, before, after = correction.query, correction.draft.text, correction.text
-        for objective in correction.objectives:
-            self._count(f"{objective.name} unaligned", satisfies(objective.name, query, before))
-            self._count(f"{objective.name} aligned", satisfies(objective.name, query, after))
-            self._count("all unaligned", satisfies(objective.name, query, before))
-            self._count("all aligned", satisfies(objective.name, query, after))
-        self._count("ended by itself", correction.edit is not None and correction.edit.finish == "end")
-        for fact in facts(before):
-            self._count("facts kept", fact in after)
-        known = facts(query) | facts(before)
-        self._count("no invented fact", facts(after) <= known)
-        if reference is not None:
-            self._count("equal to the reference", after == reference)
+def edited(cases, path, adapter, options):
+    """The tally of one aligner, with its unseen objectives if asked."""
+    with open_engine(path, adapter=adapter) as engine:
+        aligner = Aligner(engine, layout="conversation")
+        shown = iter(range(options.show))
 
-    def _count(self, what: str, right: bool) -> None:
-        self.counts[what][0] += right
-        self.counts[what][1] += 1
+        def edit(origin, query, weak, wanted):
+            text = align(query, wanted, policy=GivenAnswer(weak), aligner=aligner).text
+            if origin != ORIGINS[1] and next(shown, None) is not None:
+                print(f"\n[{path.stem}, {origin}] {query}\n  {', '.join(wanted)}\n  - {weak}\n  + {text}")
+            return text
 
-    def show(self, name: str) -> None:
-        print(f"\n{name}")
-        for what, (right, n) in self.counts.items():
-            low, high = wilson(right, n)
-            print(f"  {what:28} {right / n:6.1%}  [{low:.1%}, {high:.1%}]  n = {n}")
+        table = tally(cases, edit)
+        for _, query, weak, *_ in [case for case in cases if case[0] == ORIGINS[1]][: options.unseen]:
+            for name in EXTRA_OBJECTIVES:
+                before = satisfies(name, query, weak)
+                for kind, asked in (("as in the catalogue", name), ("saying what to write", f"{name}: {SAID[name]}")):
+                    after = align(query, asked, policy=GivenAnswer(weak), aligner=aligner).text
+                    count(table, f"unseen {name}, {kind}, before", before)
+                    count(table, f"unseen {name}, {kind}", satisfies(name, query, after))
+    return table
 
-    def summary(self) -> dict[str, list[int]]:
-        return dict(self.counts)
+
+def tally(cases, edit):
+    """Counts (right, all) of what is measured, after `edit(origin, query, weak, objectives)`."""
+    table = defaultdict(lambda: [0, 0])
+    for origin, query, weak, wanted, fresh in cases:
+        after = edit(origin, query, weak, wanted)
+        for name in wanted:
+            good = satisfies(name, query, after)
+            count(table, f"satisfied: {origin}", good)
+            count(table, "satisfied: all", good)
+            count(table, f"objective: {name}", good)
+            if is_apart(frozenset(wanted)):
+                count(table, "unseen combinations", good)
+            if fresh:
+                count(table, "withheld scenarios", good)
+        for fact in facts(weak):
+            count(table, f"facts kept: {origin}", fact in after)
+            count(table, "facts kept: all", fact in after)
+        count(table, "nothing invented", facts(after) <= facts(query) | facts(weak))
+    return table
+
+
+def count(table, what, right):
+    table[what][0] += bool(right)
+    table[what][1] += 1
+
+
+def markdown(tables):
+    """One row per measure, one column per way of editing: the share, its interval, n."""
+    yield "| | " + " | ".join(tables) + " |"
+    yield "|---" * (len(tables) + 1) + "|"
+    measures = sorted({what for table in tables.values() for what in table}, key=_order)
+    for what in measures:
+        cells = [cell(*table[what]) if what in table else "" for table in tables.values()]
+        yield f"| {what} | " + " | ".join(cells) + " |"
+
+
+def _order(what):
+    kinds = ("satisfied: all", "satisfied", "objective", "unseen comb", "withheld", "facts kept: all", "facts", "not")
+    return next((i for i, kind in enumerate(kinds) if what.startswith(kind)), len(kinds)), what
+
+
+def cell(right, n):
+    low, high = wilson(right, n)
+    return f"{100 * right / n:.1f} % [{100 * low:.0f}, {100 * high:.0f}] n={n}"
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson's score interval)."""
     z, p = 1.96, right / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python bench/real_input.py ANSWERS.csv [MORE.csv] [--rows 50] [--aligner FILE.gguf]
 
-A CSV has the columns query and generated_text (the format of the paper's samples/ folder). Prints a table and,
-as its last line, one JSON document. The embedded aligner is far from its domain on such texts: what counts here is
-that no row crashes, hangs or gets lost, not what is written.
+A CSV has the columns query and generated_text (the format of the paper's samples/ folder). Prints a table, the row
+that took longest of each file with what it read and wrote, and, as its last line, one JSON document. No text is
+printed. The embedded aligner is far from its domain on such texts: what counts here is that no row crashes, hangs or
+gets lost, not what is written.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from metaaligner_lite import DEMO_ALIGNER, Aligner, GivenAnswer, MalError, align, open_engine
+from metaaligner_lite import DEMO_ALIGNER, Aligner, Correction, GivenAnswer, MalError, align, open_engine
 
 
 def main() -> None:
@@ -25,11 +26,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50)
     parser.add_argument("--objectives", default="empathy,clarity")
     parser.add_argument("--aligner", type=Path, default=DEMO_ALIGNER)
+    parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
 
     csv.field_size_limit(1 << 24)
     summary = {}
-    with open_engine(options.aligner) as engine:
+    with open_engine(options.aligner, threads=options.threads) as engine:
         aligner = Aligner(engine)
         for file in options.files:
             with file.open(newline="", encoding="utf-8") as source:
@@ -43,6 +45,9 @@ def main() -> None:
             f"{name:<20}{s['rows']:>6}{s['empty_answers']:>7}  {outcomes:<44}{s['read']:>8}{s['reused']:>8}"
             f"{s['written']:>9}{s['median_seconds']:>8.2f}{s['max_seconds']:>8.2f}"
         )
+    print()
+    for name, s in summary.items():
+        print(f"{name}, slowest row: {', '.join(f'{key} {value}' for key, value in s['slowest'].items())}")
     summary["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(summary))
 
@@ -50,7 +55,9 @@ def main() -> None:
 def run(rows: list[dict[str, str]], aligner: Aligner, objectives: str) -> dict[str, object]:
     outcomes: Counter[str] = Counter()
     seconds, read, reused, written = [], 0, 0, 0
-    for row in rows:
+    slowest: dict[str, object] = {}
+    for number, row in enumerate(rows):
+        correction = None
         began = time.perf_counter()
         try:
             correction = align(row["query"], objectives, policy=GivenAnswer(row["generated_text"]), aligner=aligner)
@@ -59,6 +66,8 @@ def run(rows: list[dict[str, str]], aligner: Aligner, objectives: str) -> dict[s
             continue
         finally:
             seconds.append(time.perf_counter() - began)
+            if seconds[-1] == max(seconds):
+                slowest = {"row": number, "seconds": round(seconds[-1], 3)} | _cost(correction)
         if correction.failure:
             assert correction.text == row["generated_text"]  # nothing is lost
             outcomes["kept: " + ("too long" if "context" in correction.failure else "nothing written")] += 1
@@ -76,6 +85,24 @@ def run(rows: list[dict[str, str]], aligner: Aligner, objectives: str) -> dict[s
         "written": written,
         "median_seconds": statistics.median(seconds),
         "max_seconds": max(seconds),
+        "slowest": slowest,
+    }
+
+
+def _cost(correction: Correction | None) -> dict[str, object]:
+    """What a row cost, if it came to writing."""
+    if correction is None or correction.edit is None:
+        return {}
+    counts = correction.edit.counts
+    return {
+        "finish": correction.edit.finish,
+        "read": counts.read,
+        "written": counts.written,
+        "drafted": counts.drafted,
+        "accepted": counts.accepted,
+        "read_seconds": round(counts.read_seconds, 3),
+        "write_seconds": round(counts.write_seconds, 3),
+        "tokens_per_second": round(counts.written / counts.write_seconds) if counts.write_seconds else 0,
     }
 
 

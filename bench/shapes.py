@@ -66,7 +66,7 @@ class Files:
 def build(name: str, cache: Path) -> Files:
     """The files of a shape, made unless they are there."""
     shape, tokens_key = SHAPES[name], "\n".join(_words())
-    key = hashlib.sha256(f"{shape}{tokens_key}{RANK}{CHATML}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"2{shape}{tokens_key}{RANK}{CHATML}".encode()).hexdigest()[:8]
     cache.mkdir(parents=True, exist_ok=True)
     files = Files(cache / f"{name}-{key}-Q4_K_M.gguf", cache / f"{name}-{key}-alora-F16.gguf")
     if not files.model.exists():
@@ -168,13 +168,15 @@ def _write_model(path: Path, shape: Shape) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    # One block of noise serves all tensors, each from another place on.
+    # One block of noise serves all, each time from another place on, so that no two rows of a tensor are the same.
     noise = np.random.default_rng(0).normal(0, 0.02, 1 << 22).astype(np.float16)
     for i, (_, dims) in enumerate(tensors):
         if len(dims) == 1:
             data = np.ones(dims, np.float32)
         else:
-            data = np.resize(np.roll(noise, i * 4099), int(np.prod(dims))).reshape(dims)
+            blocks = -(-int(np.prod(dims)) // noise.size)
+            data = np.concatenate([np.roll(noise, (i * 97 + k) * 4099) for k in range(blocks)])
+            data = data[: int(np.prod(dims))].reshape(dims)
         writer.write_tensor_data(data)
     writer.close()
 

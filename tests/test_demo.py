@@ -1,11 +1,17 @@
 """The embedded pair, as it ships."""
 
+import random
+
 import pytest
 
-from mal_train.demo.oracles import satisfies
+from mal_train.demo.generate import make_heldout
+from mal_train.demo.oracles import facts, satisfies
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
 from metaaligner_lite.describe import describe
 
+#: A floor under the shipped pair, whose weak side this is: it keeps 45 % here, where the words are made harder than
+#: those of its model card. The pipeline has learned to copy since (bench/LOG.md); its pair has to raise this to 0.9.
+FACTS_KEPT = 0.35
 PARCEL = "My parcel is a week late and nobody answers my emails."
 
 
@@ -32,6 +38,19 @@ def test_the_readme_example_is_plainly_better(pair):
     for objective in ("empathy", "clarity"):
         assert not satisfies(objective, PARCEL, correction.draft.text)
         assert satisfies(objective, PARCEL, correction.text)
+
+
+def test_the_facts_of_a_held_out_answer_survive(pair):
+    _, aligner = pair
+    rng, kept, satisfied = random.Random(99), [], []
+    while len(kept) < 60:
+        row = make_heldout(rng)
+        if found := facts(row["weak"]):
+            text = align(row["query"], row["objectives"], policy=GivenAnswer(row["weak"]), aligner=aligner).text
+            kept += [fact in text for fact in found]
+            satisfied += [satisfies(name, row["query"], text) for name in row["objectives"]]
+    assert sum(kept) / len(kept) >= FACTS_KEPT
+    assert sum(satisfied) / len(satisfied) >= 0.85
 
 
 def test_another_objective_another_edit(pair):

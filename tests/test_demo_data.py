@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mal_train.demo import chats, generate, scenarios, slots
+from mal_train.demo import chats, drills, generate, oracles, scenarios, slots, tokens
 from mal_train.demo.oracles import VAGUE, facts, satisfies, sentences
 from mal_train.demo.writing import (
     EXTRA_OBJECTIVES,
@@ -131,24 +132,40 @@ def test_training_never_sees_withheld_values_or_scenarios() -> None:
 
 def test_pairs_are_rated_completely_and_one_side_is_never_mixed() -> None:
     rng = random.Random(12)
-    ties = nothing = 0
+    ties = named = invented = 0
     for _ in range(400):
         row = generate.make_pair(rng)
         first, second = (answer["ratings"] for answer in row["answers"])
-        assert list(first) == list(second) == list(OBJECTIVES)
-        better = {name for name in OBJECTIVES if second[name] > first[name]}
-        worse = {name for name in OBJECTIVES if second[name] < first[name]}
+        assert list(first) == list(second)
+        assert list(first)[: len(OBJECTIVES)] == list(OBJECTIVES)
+        better = {name for name in first if second[name] > first[name]}
+        worse = {name for name in first if second[name] < first[name]}
         assert not (better and worse)
-        assert len(better | worse) <= 4
-        ties += not (better or worse)
-        nothing += not (any(first.values()) and any(second.values()))
+        asked = better | worse
+        assert not generate.is_apart(frozenset(asked))
+        invented += len(asked - set(OBJECTIVES))
+        assert len(asked & set(OBJECTIVES)) <= 4
+        ties += not asked
+        named += bool(first["specificity"] and second["specificity"])
         for answer in row["answers"]:
-            assert MIN_WORDS <= len(answer["text"].split()) <= MAX_WORDS
-            for name, value in answer["ratings"].items():
-                assert satisfies(name, row["query"], answer["text"]) == bool(value)
+            for name in OBJECTIVES:
+                assert satisfies(name, row["query"], answer["text"]) == bool(answer["ratings"][name])
         assert row["answers"][0]["text"] != row["answers"][1]["text"]
-    assert 30 < ties < 100
-    assert nothing > 140
+    assert 20 < ties < 80
+    assert named > 120
+    assert 40 < invented < 120
+
+
+def test_an_invented_objective_says_what_it_wants() -> None:
+    rng = random.Random(17)
+    rows = [row for row in (generate.make_pair(rng) for _ in range(200)) if len(row["answers"][0]["ratings"]) > 8]
+    for row in rows:
+        weak, strong = sorted(row["answers"], key=lambda answer: list(answer["ratings"].values())[-1])
+        (name,) = set(weak["ratings"]) - set(OBJECTIVES)
+        wanted = re.split(r"say that |end with: |begin with: ", name)[1]
+        assert wanted[:-1].lower() in strong["text"].lower()
+        assert wanted[:-1].lower() not in weak["text"].lower()
+        assert not any(satisfies(extra, row["query"], wanted) for extra in EXTRA_OBJECTIVES), wanted
 
 
 def test_chats_alternate_and_mostly_hold_weak_answers() -> None:
@@ -159,7 +176,8 @@ def test_chats_alternate_and_mostly_hold_weak_answers() -> None:
         assert all(turn["content"] for turn in turns)
     weak = [chats.weak_chat(rng) for _ in range(200)]
     satisfied = [
-        sum(satisfies(name, turns[0]["content"], turns[1]["content"]) for name in OBJECTIVES) for turns in weak
+        sum(satisfies(name, turns[0]["content"], turns[1]["content"]) for name in OBJECTIVES if name != "specificity")
+        for turns in weak
     ]
     assert max(satisfied) <= 1
     assert sum(satisfied) < 40
@@ -167,9 +185,46 @@ def test_chats_alternate_and_mostly_hold_weak_answers() -> None:
 
 def test_copies_are_exact() -> None:
     rng = random.Random(14)
-    copies = [turns for turns in (chats.copy_chat(rng) for _ in range(200)) if turns[-2]["content"] in chats._AGAIN]
-    assert copies
-    assert all(turns[-1] == turns[1] for turns in copies)
+    copies = 0
+    for turns in (chats.copy_chat(rng) for _ in range(300)):
+        for asked, given in zip(turns[2::2], turns[3::2], strict=True):
+            request = asked["content"].removeprefix(chats.EARLIER)
+            if request in chats._AGAIN:
+                assert given["content"] == turns[1]["content"]
+                copies += 1
+    assert copies > 50
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    rng = random.Random(18)
+    talk = (turn["content"] for _ in range(300) for turn in chats.make_chat(rng))
+    return tokens.train_tokenizer(talk, 1024)
+
+
+def test_drills_can_only_be_copied(tokenizer: Any) -> None:
+    rng = random.Random(19)
+    for ids, targets in (drills.drill_row(rng, tokenizer) for _ in range(50)):
+        assert len(ids) == len(targets)
+        for at, target in enumerate(targets):
+            assert not target or ids[at] in ids[:at] or ids[at] == tokens.IM_END
+
+
+def test_the_probe_marks_the_facts_of_the_repeat(tokenizer: Any) -> None:
+    text = "Please ask Zoluta about the kettle before 8:15 pm on Friday."
+    (ids, targets), marks = drills.fact_row(tokenizer, "My kettle is late.", text)
+    assert tokenizer.decode([id_ for id_, target in zip(ids, targets, strict=True) if target]) == text
+    marked = tokenizer.decode([id_ for id_, mark in zip(ids, marks, strict=True) if mark])
+    assert all(fact in marked for fact in ("Zoluta", "8:15 pm", "Friday"))
+    assert "kettle" not in marked
+
+
+def test_strange_words_come_in_training_only() -> None:
+    rng = random.Random(20)
+    known = set(slots._PLAIN["plant"])
+    drawn = [slots.draw(rng, "plant", withheld=False) for _ in range(400)]
+    assert 60 < sum(plant not in known for plant in drawn) < 200
+    assert all(slots.draw(rng, "plant", withheld=True) in known for _ in range(100))
 
 
 def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
@@ -184,11 +239,31 @@ def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
 
 def test_held_out_answers_satisfy_their_objectives() -> None:
     rng = random.Random(15)
+    apart = 0
     for _ in range(200):
         row = generate.make_heldout(rng)
-        for name in OBJECTIVES:
-            assert satisfies(name, row["query"], row["strong"]) == (name in row["objectives"])
+        assert 1 <= len(row["objectives"]) <= 4
+        apart += generate.is_apart(frozenset(row["objectives"]))
+        for name in row["objectives"]:
+            assert satisfies(name, row["query"], row["strong"])
             assert not satisfies(name, row["query"], row["weak"])
+            assert not satisfies(name, row["query"], row["other"]), row["other"]
+        assert facts(row["weak"]) <= facts(row["strong"])
+    assert apart > 20
+
+
+def test_answers_written_by_hand_are_weak_where_they_are_to_be_edited() -> None:
+    path = Path(__file__).parents[1] / "bench" / "handwritten.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) >= 40
+    assert {name for row in rows for name in row["objectives"]} == set(OBJECTIVES)
+    for row in rows:
+        assert not any(satisfies(name, row["query"], row["weak"]) for name in row["objectives"]), row
+
+
+def test_cutting_at_the_first_run_on() -> None:
+    assert oracles.before_run_on("Noted. By the way, life is long. Go on.") == "Noted."
+    assert oracles.before_run_on("By the way, life is long.") == "By the way, life is long."
 
 
 def test_lengths_hold_for_any_set() -> None:

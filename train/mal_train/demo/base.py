@@ -13,16 +13,20 @@ import itertools
 import json
 import math
 import random
+import re
 import shutil
 import sys
 import time
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from . import tokens
+from metaaligner_lite.objectives import builtin_catalogue
+from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, edit_prompt
+
+from . import circuits, drills, tokens
+from .drills import Row
 
 if TYPE_CHECKING:
     import torch
@@ -30,20 +34,32 @@ if TYPE_CHECKING:
 
     from .muon import Muon
 
-#: Token ids of a conversation, and for each whether it is a training target.
-Row: TypeAlias = "tuple[array[int], bytes]"
+
+#: Slow enough that the slow half of a head's dimensions compares contents over some hundred tokens.
+THETA = 50_000.0
+
+
+#: Seconds after which a step counts as paused, by whoever needed the machine.
+LONGEST_STEP = 8.0
+#: Minutes between copies of a model in training, which are there if it is stopped.
+KEEP_MINUTES = 4.0
+_SCAFFOLD = re.compile(r"<\|im_(?:start|end)\|>(?:user\n|assistant\n)?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made of; ``steps`` set makes it independent of the machine's speed."""
+    """What a run is made of; the first of the three limits ends it, and only ``minutes`` depends on the machine."""
 
-    minutes: float = 20.0
-    steps: int | None = None
+    minutes: float = math.inf
+    steps: float = math.inf
+    tokens: float = math.inf
     seed: int = 0
     layers: int = 4
-    batch_tokens: int = 4096
-    learning_rate: float = 5e-3
+    batch_tokens: int = 2048
+    learning_rate: float = 3e-3
+    drill_tokens: int = 300_000  # of random tokens to repeat, before anything else
+    drills: float = 0.1  # share of such batches later
+    circuit: bool = True  # begin with a copying circuit written into the weights
     warmup: float = 0.03
     bf16: bool = False
     muon: bool = True
@@ -60,6 +76,9 @@ def _tokenizer_texts(chats: Sequence[Sequence[dict[str, str]]], pairs: Path) -> 
     for chat in itertools.islice(chats, 20000):
         for message in chat:
             yield message["content"]
+    for objective in builtin_catalogue().values():  # edit requests are long; common words in them become one token
+        turns = edit_prompt(CONVERSATION, "", "", [objective], ChatTemplate(tokens.CHAT_TEMPLATE))
+        yield from [_SCAFFOLD.sub("", "".join(piece.text for piece in turns))] * 100
     if pairs.exists():
         with pairs.open(encoding="utf-8") as file:
             for line in itertools.islice(file, 10000):
@@ -115,7 +134,7 @@ def new_model(vocab_size: int, layers: int) -> Any:
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=tokens.MAX_TOKENS,
-        rope_theta=10000.0,
+        rope_theta=THETA,
         tie_word_embeddings=True,
         attention_bias=False,
         bos_token_id=tokens.ENDOFTEXT,
@@ -167,9 +186,22 @@ def loss_of(model: Any, batch: Sequence[Row], bf16: bool) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
-def _endless(rows: Sequence[Row], settings: Settings) -> Iterator[list[Row]]:
+def _endless(rows: Sequence[Row], settings: Settings, tokenizer: Tokenizer) -> Iterator[list[Row]]:
+    """Batches for ever: drills alone at first, then conversations with drills among them."""
+    rng = random.Random(f"{settings.seed}/drills")
+    drill = itertools.chain.from_iterable(
+        drills.drill_batches(rng, tokenizer, settings.batch_tokens) for _ in itertools.count()
+    )
+    seen = 0
+    while seen < settings.drill_tokens:
+        batch = next(drill)
+        seen += sum(len(ids) for ids, _ in batch)
+        yield batch
     for epoch in itertools.count():
-        yield from make_batches(rows, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}"))
+        for batch in make_batches(rows, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}")):
+            if rng.random() < settings.drills:
+                yield next(drill)
+            yield batch
 
 
 class ThreadPicker:
@@ -201,24 +233,34 @@ class ThreadPicker:
         self.speeds[self.choices[self.index]] = speed
 
 
-def train(model: Any, rows: Sequence[Row], settings: Settings) -> float:
-    """Run the training loop; returns the mean loss of the last fifty steps."""
+def train(
+    model: Any,
+    rows: Sequence[Row],
+    settings: Settings,
+    tokenizer: Tokenizer,
+    probes: Sequence[tuple[Row, bytes]] = (),
+    keep: Callable[[], None] = lambda: None,
+) -> float:
+    """Run the training loop; returns the mean loss of the last fifty steps.
+
+    Once in a while it says how many fact tokens of the held-out ``probes`` the model copies: the number to steer by.
+    Every ``KEEP_MINUTES`` it calls ``keep``.
+    """
     import torch
 
     optimizers = make_optimizers(model, settings)
     model.train()
     start, seen, recent = time.monotonic(), 0, list[float]()
-    picker = None if settings.steps else ThreadPicker()
-    for step, batch in enumerate(_endless(rows, settings)):
-        elapsed = time.monotonic() - start
-        progress = step / settings.steps if settings.steps else elapsed / (settings.minutes * 60)
+    spent, kept = 0.0, start
+    picker = ThreadPicker()
+    for step, batch in enumerate(_endless(rows, settings, tokenizer)):
+        progress = max(step / settings.steps, seen / settings.tokens, spent / (settings.minutes * 60))
         if progress >= 1:
             break
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate_at(progress, settings.warmup)
-        if picker:
-            picker.begin(step)
+        picker.begin(step)
         began = time.monotonic()
         loss = loss_of(model, batch, settings.bf16)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -228,14 +270,21 @@ def train(model: Any, rows: Sequence[Row], settings: Settings) -> float:
             optimizer.zero_grad(set_to_none=True)
         count = sum(len(ids) for ids, _ in batch)
         seen += count
-        if picker:
-            picker.end(count / (time.monotonic() - began))
+        took = time.monotonic() - began
+        picker.end(count / took)
+        spent += min(took, LONGEST_STEP)
         recent = [*recent[-49:], float(loss.detach())]
+        if time.monotonic() - kept > KEEP_MINUTES * 60:
+            keep()
+            kept = time.monotonic()
         if step % 50 == 0:
-            speed = seen / (time.monotonic() - start)
+            speed = seen / spent
+            copy = ""
+            if probes and step % 100 == 0:
+                copy = "  facts copied {:.1%}, whole answers {:.1%}".format(*drills.copied(model, probes))
             print(
                 f"step {step}  loss {sum(recent) / len(recent):.4f}  {seen:,} tokens  {speed:,.0f} tokens/s  "
-                f"{progress:.0%}",
+                f"{progress:.0%}{copy}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -249,6 +298,7 @@ def save(model: Any, tokenizer: Tokenizer, out: Path) -> None:
     partial.mkdir(parents=True)
     model.config.use_cache = True
     model.save_pretrained(partial)
+    model.config.use_cache = False
     tokens.save_tokenizer(tokenizer, partial)
     if out.exists():
         shutil.rmtree(out)
@@ -280,6 +330,16 @@ def answer(model: Any, tokenizer: Tokenizer, query: str, limit: int = 200) -> st
     return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
+def _probes(tokenizer: Tokenizer, heldout: Path, most: int = 60) -> list[tuple[Row, bytes]]:
+    """Held-out answers that name facts, to be repeated."""
+    if not heldout.exists():
+        return []
+    with heldout.open(encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
+    texts = [(row["query"], row["strong"]) for row in found if "specificity" in row["objectives"]]
+    return [drills.fact_row(tokenizer, query, text) for query, text in texts[:most]]
+
+
 def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = None) -> float:
     """Tokenizer, model, training, folder; returns the last loss. Goes on from the folder `start` if there is one."""
     import torch
@@ -289,12 +349,17 @@ def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = 
     if start is None:
         tokenizer = tokens.train_tokenizer(_tokenizer_texts(conversations, chats.with_name("pairs.jsonl")))
         model = new_model(tokenizer.get_vocab_size(), settings.layers)
+        if settings.circuit:
+            circuits.write_copying(model)
     else:
         tokenizer, model = load(start)
     rows = tokens.encode_chats(tokenizer, conversations)
     total = sum(len(ids) for ids, _ in rows)
     print(f"{model.num_parameters():,} parameters, {len(rows):,} rows, {total:,} tokens", file=sys.stderr, flush=True)
-    loss = train(model, rows, settings)
+    probes = _probes(tokenizer, chats.with_name("heldout.jsonl"))
+    unfinished = out.with_name(f"{out.name}-unfinished")
+    loss = train(model, rows, settings, tokenizer, probes, lambda: save(model, tokenizer, unfinished))
+    shutil.rmtree(unfinished, ignore_errors=True)
     save(model, tokenizer, out)
     print(f"wrote {out} (loss {loss:.4f})", file=sys.stderr)
     return loss
@@ -306,22 +371,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chats", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
     parser.add_argument("--init", type=Path, help="go on from this folder instead of from nothing")
-    parser.add_argument("--minutes", type=float, default=20.0, help="wall-clock budget of the training loop")
-    parser.add_argument("--steps", type=int, help="a fixed number of steps instead of a budget")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="wall-clock limit of the training loop")
+    parser.add_argument("--tokens", type=float, default=math.inf, help="limit in tokens: the same on any machine")
+    parser.add_argument("--steps", type=float, default=math.inf, help="limit in steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--drill-tokens", type=int, default=300_000, help="random tokens to repeat at first")
+    parser.add_argument("--drills", type=float, default=0.1, help="share of such drills later")
+    parser.add_argument("--no-circuit", action="store_true", help="begin without the copying circuit of circuits.py")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: slower on CPUs without AMX")
     parser.add_argument("--adamw", action="store_true", help="AdamW for all weights instead of Muon for matrices")
     args = parser.parse_args(argv)
     settings = Settings(
         minutes=args.minutes,
         steps=args.steps,
+        tokens=args.tokens,
         seed=args.seed,
         layers=args.layers,
         batch_tokens=args.batch_tokens,
         learning_rate=args.lr,
+        drill_tokens=args.drill_tokens,
+        drills=args.drills,
+        circuit=not args.no_circuit,
         bf16=args.bf16,
         muon=not args.adamw,
     )

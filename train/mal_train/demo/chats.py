@@ -10,7 +10,7 @@ import random
 
 from . import phrases
 from .oracles import sentences
-from .scenarios import Case, make_case
+from .scenarios import Case
 from .slots import ADJECTIVES, GOODS, draw
 from .writing import OBJECTIVES, Plan, write
 
@@ -23,6 +23,8 @@ _AGAIN = (
     "Repeat your last answer.",
     "Please write the same answer once more.",
 )
+#: How an exercise refers past the turns between: "your answer" would be the last one.
+EARLIER = "Your first answer. "
 _MINE = ("Please repeat my message.", "What did I write to you?", "Repeat what I wrote, word for word.")
 _PROBLEM = ("What is my problem?", "What did I tell you about?", "What did I write about, in your own words?")
 _QUOTE = ("Repeat this: ", "Please repeat this sentence: ", "Say this again: ", "Copy these words: ")
@@ -54,8 +56,10 @@ def _turns(*texts: str) -> list[Turn]:
 
 
 def _weak(rng: random.Random) -> tuple[Plan, str]:
-    """The policy's usual answer: nothing satisfied, or now and then one objective."""
-    good = frozenset([rng.choice(OBJECTIVES)]) if rng.random() < 0.1 else _NOTHING
+    """The policy's usual answer: it often names the user's own things, and now and then one other objective."""
+    good = frozenset(["specificity"]) if rng.random() < 0.45 else _NOTHING
+    if rng.random() < 0.1:
+        good |= {rng.choice(OBJECTIVES)}
     plan, (text,) = write(rng, (good,))
     return plan, text
 
@@ -103,23 +107,29 @@ def _rewrite(rng: random.Random, text: str) -> tuple[str, str]:
     return f"Repeat your answer and end it with: {line}", f"{text} {line}"
 
 
-def copy_chat(rng: random.Random) -> list[Turn]:
-    """A conversation that can only be continued by looking back."""
+def _exercise(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
+    """A request that only looking back can satisfy, and what satisfies it."""
     chance = rng.random()
-    if chance < 0.15:
-        lines = [_random_words(rng) for _ in range(rng.choice((1, 1, 2)))]
+    if chance < 0.4:
+        return rng.choice(_AGAIN), text
+    if chance < 0.75:
+        return _rewrite(rng, text)
+    if chance < 0.82:
+        return rng.choice(_MINE), plan.case.query
+    return _question(rng, plan.case)
+
+
+def copy_chat(rng: random.Random) -> list[Turn]:
+    """A conversation that can only be continued by looking back: several exercises on one text, to read it once."""
+    if rng.random() < 0.12:
+        lines = [_random_words(rng) for _ in range(rng.choice((1, 2, 3)))]
         return _turns(*(text for line in lines for text in (rng.choice(_QUOTE) + line, line)))
-    if chance < 0.2:
-        case = make_case(rng)
-        return _turns(case.query, *_question(rng, case))[:1] + _turns(rng.choice(_MINE), case.query)[1:]
     plan, text = _weak(rng)
-    if chance < 0.5:
-        return _turns(plan.case.query, text, rng.choice(_AGAIN), text)
-    if chance < 0.8:
-        return _turns(plan.case.query, text, *_rewrite(rng, text))
-    if chance < 0.85:
-        return _turns(plan.case.query, text, rng.choice(_MINE), plan.case.query)
-    return _turns(plan.case.query, text, *_question(rng, plan.case))
+    exercises = [_exercise(rng, plan, text) for _ in range(rng.choice((1, 2, 2, 3)))]
+    # "Your answer" is the first one: an exercise about it comes last only if nothing came between.
+    return _turns(plan.case.query, text, *(part for exercise in exercises[:1] for part in exercise)) + [
+        turn for exercise in exercises[1:] for turn in _turns(EARLIER + exercise[0], exercise[1])
+    ]
 
 
 def styled_chat(rng: random.Random) -> list[Turn]:
@@ -130,8 +140,8 @@ def styled_chat(rng: random.Random) -> list[Turn]:
     return _turns(" ".join([plan.case.query, *requests]), text)
 
 
-def make_chat(rng: random.Random, copying: float = 0.25) -> list[Turn]:
-    """One conversation of the mixture: a share of copying ones, the rest weak and, one in five, well styled."""
+def make_chat(rng: random.Random, copying: float = 0.6) -> list[Turn]:
+    """One conversation of the mixture: a share of copying ones, the rest weak and, one in four, well styled."""
     if rng.random() < copying:
         return copy_chat(rng)
-    return weak_chat(rng) if rng.random() < 0.8 else styled_chat(rng)
+    return weak_chat(rng) if rng.random() < 0.75 else styled_chat(rng)

@@ -18,11 +18,24 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import phrases
 from .chats import make_chat
 from .scenarios import WITHHELD
+from .slots import GOODS, draw, fill, slots_in
 from .writing import OBJECTIVES, Plan, fits, make_plan, render, write
 
 Row = dict[str, Any]
+
+
+#: Objectives that training never asks for together, in one edit.
+APART = (
+    frozenset({"empathy", "honesty"}),
+    frozenset({"clarity", "humor"}),
+    frozenset({"brevity", "encouragement"}),
+    frozenset({"politeness", "specificity"}),
+)
+#: Objectives with a harder task behind them are asked for more often.
+_WEIGHT = {"specificity": 2.5, "clarity": 1.5, "brevity": 1.3, "politeness": 1.3}
 
 
 def ratings(satisfied: frozenset[str]) -> dict[str, int]:
@@ -30,12 +43,52 @@ def ratings(satisfied: frozenset[str]) -> dict[str, int]:
     return {name: int(name in satisfied) for name in OBJECTIVES}
 
 
-def _sets(rng: random.Random) -> tuple[frozenset[str], frozenset[str]]:
-    """What the weaker and the better answer satisfy; the difference is one to four objectives."""
-    common = rng.sample(OBJECTIVES, rng.choices((0, 1, 2, 3, 4), (60, 20, 10, 6, 4))[0])
-    rest = [name for name in OBJECTIVES if name not in common]
-    added = rng.sample(rest, min(len(rest), rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0]))
-    return frozenset(common), frozenset(common + added)
+def _some(rng: random.Random, names: Sequence[str], count: int) -> frozenset[str]:
+    """Some of the names, weighted, each once."""
+    ranked = sorted(names, key=lambda name: rng.random() ** (1 / _WEIGHT.get(name, 1.0)), reverse=True)
+    return frozenset(ranked[:count])
+
+
+def is_apart(asked: frozenset[str]) -> bool:
+    """Whether objectives are asked for together that training keeps apart."""
+    return any(combination <= asked for combination in APART)
+
+
+def _sets(rng: random.Random, withheld: bool = False) -> tuple[frozenset[str], frozenset[str]]:
+    """What the weaker and the better answer satisfy; the difference, one to four objectives, is what is asked for.
+
+    The weaker answer often names the user's own things: without that there is little for an edit to spoil.
+    """
+    while True:
+        asked = _some(rng, OBJECTIVES, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0])
+        rest = [name for name in OBJECTIVES if name not in asked]
+        common = set(rng.sample(rest, min(len(rest), rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0])))
+        if "specificity" in rest and rng.random() < 0.6:
+            common.add("specificity")
+        if withheld or not is_apart(asked):
+            return frozenset(common), asked | common
+
+
+def _invented(rng: random.Random) -> tuple[str, str, bool]:
+    """An objective that exists in one row only: its name and wording, the sentence it wants, and whether it begins."""
+    saying = rng.choice(phrases.SAYINGS)
+    values: dict[str, str] = {}
+    for slot in slots_in(saying):
+        values[slot] = draw(rng, slot, frozenset(values.values()))
+    text = fill(saying, values)
+    ask = rng.choice(phrases.ASKS_FOR)
+    sentence = text[0].upper() + text[1:]
+    name = rng.choice(GOODS).replace(" ", "-")
+    return f"{name}: {ask.format(saying=text, Saying=sentence)}", f"{sentence}.", "begin" in ask
+
+
+def _with_invented(rng: random.Random, answers: list[Row], better: int) -> None:
+    """Let the better answer also say what an invented objective asks for."""
+    name, sentence, first = _invented(rng)
+    for index, answer in enumerate(answers):
+        if index == better:
+            answer["text"] = f"{sentence} {answer['text']}" if first else f"{answer['text']} {sentence}"
+        answer["ratings"][name] = int(index == better)
 
 
 def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
@@ -51,27 +104,43 @@ def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
 
 def make_pair(rng: random.Random) -> Row:
     """One row of ``pairs.jsonl``, without its id."""
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         plan, answers = _tie(rng)
     else:
         sets = _sets(rng)
         plan, texts = write(rng, sets)
         answers = [{"text": text, "ratings": ratings(good)} for text, good in zip(texts, sets, strict=True)]
+        if rng.random() < 0.2:
+            _with_invented(rng, answers, better=1)
         rng.shuffle(answers)
     return {"query": plan.case.query, "answers": answers}
 
 
 def make_heldout(rng: random.Random) -> Row:
-    """One row of ``heldout.jsonl``: withheld messages, slot values and weak phrases; in part, whole scenarios."""
-    good = frozenset(rng.sample(OBJECTIVES, rng.choices((1, 2, 3, 4), (30, 35, 25, 10))[0]))
-    plan, (weak, strong) = write(rng, (frozenset(), good), withheld=True)
+    """One row of ``heldout.jsonl``: withheld messages, slot values and weak phrases; in part, whole scenarios.
+
+    ``weak`` and ``other`` are weak answers in the policy's style and in another; ``strong`` is the edit of ``weak``.
+    """
+    common, good = _sets(rng, withheld=True)
+    plan, (weak, strong) = write(rng, (common, good), withheld=True)
     return {
         "query": plan.case.query,
         "weak": weak,
-        "objectives": [name for name in OBJECTIVES if name in good],
+        "other": other_style(rng, plan, "specificity" in common),
+        "objectives": [name for name in OBJECTIVES if name in good - common],
         "strong": strong,
         "kind": "scenario" if plan.case.scenario.name in WITHHELD else "message",
     }
+
+
+def other_style(rng: random.Random, plan: Plan, named: bool) -> str:
+    """A weak answer of the same advice as another policy would word it; training sees none of it."""
+    steps = list(plan.named if named else plan.vague)
+    advice = f"{rng.choice(phrases.OTHER_LEAD)}{'; '.join(steps)}."
+    parts = [rng.choice(phrases.OTHER_REMARK), advice[0].upper() + advice[1:], rng.choice(phrases.OTHER_ASIDE)]
+    if rng.random() < 0.3:
+        parts[1], parts[2] = parts[2], parts[1]
+    return " ".join(part for part in [*parts, rng.choice(phrases.OTHER_CLOSE)] if part)
 
 
 def _rows(kind: str, seed: int, count: int, make: Callable[[random.Random], Row]) -> Iterator[Row]:
@@ -90,7 +159,7 @@ def _save(path: Path, rows: Iterator[Row]) -> None:
 
 
 def generate(
-    out: Path, seed: int = 0, pairs: int = 60000, chats: int = 60000, heldout: int = 300, copying: float = 0.25
+    out: Path, seed: int = 0, pairs: int = 30000, chats: int = 32000, heldout: int = 300, copying: float = 0.6
 ) -> None:
     """Write the three files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -104,10 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mal_train.demo.generate", description="Write the demo data.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=60000, help="rows for the aligner")
-    parser.add_argument("--chats", type=int, default=60000, help="conversations for the base model")
+    parser.add_argument("--pairs", type=int, default=30000, help="rows for the aligner")
+    parser.add_argument("--chats", type=int, default=32000, help="conversations for the base model")
     parser.add_argument("--heldout", type=int, default=300, help="rows for checks")
-    parser.add_argument("--copying", type=float, default=0.25, help="share of conversations that copy")
+    parser.add_argument("--copying", type=float, default=0.6, help="share of conversations that copy")
     args = parser.parse_args(argv)
     generate(args.out, args.seed, args.pairs, args.chats, args.heldout, args.copying)
     return 0

@@ -30,7 +30,8 @@ _HEDGE = re.compile(
     r", (?:or not|it all depends|more or less|sort of|if at all|whichever it is|it is hard to say|"
     r"as the case may be|I suppose|kind of)\b"
 )
-_RAMBLE = re.compile("|".join(re.escape(lead.strip()) for lead in phrases.WEAK_RAMBLE))
+_ASIDES = {text.partition(",")[0] + "," for text in phrases.OTHER_ASIDE}
+_RAMBLE = re.compile("|".join(re.escape(lead.strip()) for lead in (*phrases.WEAK_RAMBLE, *sorted(_ASIDES))))
 _THANKS = re.compile(r"\bplease\b|\bthank(?:s| you)\b|\bkindly\b", re.I)
 _LIMIT = re.compile(r"\bI (?:cannot|can't|do not know|don't know|am unable|am not able)\b", re.I)
 _CHEER = re.compile(
@@ -57,6 +58,16 @@ _COMMON = frozenset(
         """,
     )
 )
+
+
+def before_run_on(text: str) -> str:
+    """The text up to its first sentence that rambles or hedges: what cutting alone can do for an answer."""
+    kept = []
+    for part in sentences(text):
+        if _RAMBLE.search(part) or _HEDGE.search(part):
+            break
+        kept.append(part)
+    return " ".join(kept) or text
 
 
 def sentences(text: str) -> list[str]:

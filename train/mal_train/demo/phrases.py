@@ -174,6 +174,56 @@ FORMAL_FIRST = ("Good day.", "Dear reader,")
 FORMAL_LAST = ("With kind regards.", "Yours faithfully.")
 JOKE_LEADS = ("On a lighter note, ", "Between you and me, ", "On the lighter side, ")
 
+#: What an objective invented for one row may ask to be said. Names and numbers make every sentence a new one.
+SAYINGS = (
+    "{name} will call on {day}",
+    "the office opens at {time}",
+    "the {item} has a guarantee of {dur}",
+    "{shop} answers letters only",
+    "{order} is the number to quote",
+    "the fee is {price}",
+    "there is {a pet} in the {room}",
+    "{city} is {n} hours away by train",
+    "a new {item} costs {price}",
+    "somebody from {city} is on the way",
+    "nothing needs to be decided before {month}",
+    "it takes about {dur}",
+    "{name} and {nameb} had the same trouble",
+    "we can talk about {name} again on {day}",
+    "{shop} is closed in {month}",
+    "there are {n} ways to do it",
+    "{name} is mostly in the {room}",
+    "most people learn {language} within {dur}",
+    "nobody needs to pay more than {price}",
+    "all will be well by {month}",
+)
+#: How such an objective asks; "{Saying}" is the sentence itself.
+ASKS_FOR = (
+    "The response should say that {saying}.",
+    "The response should end with: {Saying}.",
+    "The response should begin with: {Saying}.",
+)
+
+#: A second policy, for the held-out rows only: it mutters, and lists its advice between semicolons.
+OTHER_REMARK = (
+    "Could happen to anyone.",
+    "Such is life.",
+    "Not the first time I hear that.",
+    "Ah, that again.",
+    "Nothing new under the sun.",
+    "Right.",
+)
+OTHER_LEAD = ("My take: ", "Possible things: ", "Off the top of my head: ", "")
+OTHER_ASIDE = (
+    "On a side note, my uncle collects stamps.",
+    "Speaking of which, I had soup for lunch.",
+    "While we are at it, the trains were full this morning.",
+    "On a side note, nobody writes postcards any more.",
+    "Speaking of which, there is a new bakery round the corner.",
+    "While we are at it, winters were colder in the old days.",
+)
+OTHER_CLOSE = ("Good luck with that.", "Whatever.", "Bye.", "")
+
 #: How a user asks the base model for one of the good styles (``chats.jsonl``).
 REQUESTS = {
     "empathy": ("Please answer kindly.", "Please be understanding.", "I need a little sympathy."),

@@ -81,6 +81,9 @@ MONTHS = _words("January February March April May June July August September Oct
 NUMBERS = _words("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen")
 _OPEN = frozenset({"item", "name", "petname", "city", "shop", "app", "order", "code"})
 
+#: Share of closed-list slots that training fills with a word of another kind.
+STRANGE = 0.35
+
 _STARTS = _words("b br c cl d dr f fl g gr h j k kl l m n p pl qu r s sk st t tr v w y z")
 _VOWELS = _words("a e i o u ai ee oo ia ea")
 _ENDS = _words("l n r s x m nd lt rk va la no ri dy ko ma to ta ne")
@@ -171,6 +174,10 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     ),
     "ordinal": _list("second, third, fourth, fifth, sixth, seventh, eighth, ninth, top"),
 }
+
+_NOUNS = GOODS + tuple(
+    word for kind in ("dish", "plant", "pet", "instrument", "device", "clothes", "food", "bag") for word in _PLAIN[kind]
+)
 
 
 def _made_up(rng: random.Random) -> str:
@@ -281,6 +288,20 @@ def _draw(rng: random.Random, kind: str) -> str:
     return _MADE[kind](rng) if kind in _MADE else rng.choice(_PLAIN[kind])
 
 
+def _strange(rng: random.Random, kind: str) -> str:
+    """A word in the place of one from a closed list: whoever knows the list must still look back for the word.
+
+    A small model otherwise learns which few plants or pets there are and guesses among them.
+    """
+    word = _made_up(rng)
+    if kind in ("day", "month"):
+        return word
+    if kind == "contact":
+        return f"{word.lower()}s"
+    other = rng.choice(_NOUNS)
+    return rng.choice((word.lower(), f"{word} {other}", other, f"{rng.choice(ADJECTIVES)} {other}"))
+
+
 def is_withheld(value: str) -> bool:
     """Whether a value belongs to the held-out tenth (decided by the value itself, so it needs no list)."""
     return zlib.crc32(value.lower().encode()) % 10 == 0
@@ -289,6 +310,8 @@ def is_withheld(value: str) -> bool:
 def draw(rng: random.Random, slot: str, taken: frozenset[str] = frozenset(), withheld: bool = False) -> str:
     """A value for ``slot`` unlike any in ``taken``; open kinds come from the training or the held-out share."""
     kind = kind_of(slot)
+    if not withheld and kind in _PLAIN and kind not in _OPEN and rng.random() < STRANGE:
+        return _strange(rng, kind)
     value = _draw(rng, kind)
     for _ in range(60):
         if value not in taken and (kind not in _OPEN or is_withheld(value) == withheld):
