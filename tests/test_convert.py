@@ -92,6 +92,13 @@ def test_the_manifest_travels_in_the_metadata(folder: Path, tmp_path: Path) -> N
     assert made.conversion["verified"] is True
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_any_model_says_whether_its_conversion_was_verified(folder: Path, tmp_path: Path, verify: bool) -> None:
+    report = convert(folder, tmp_path / "out.gguf", ["f16"], verify=verify)
+    made = manifest.Manifest.from_json(read_header(report.outputs[0].path).text(manifest.GGUF_KEY), "the file")
+    assert (made.role, made.layout, made.conversion["verified"]) == ("policy", "", verify)
+
+
 def test_nothing_is_overwritten_without_force(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.gguf"
     target.write_bytes(b"mine")

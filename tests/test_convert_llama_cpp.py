@@ -22,7 +22,8 @@ TYPES = ("F32", "F16", "BF16")
 # What differs on purpose, for every family:
 #   add_sep_token: theirs says how pairs of texts are joined, which no chat does; left out here.
 #   add_bos_token: always said here, so that no version of llama.cpp falls back to a default of its own.
-KEYS = {"tokenizer.ggml.add_sep_token", "tokenizer.ggml.add_bos_token"}
+#   metaaligner.manifest: ours alone; says what the conversion was, and whether it was verified.
+KEYS = {"tokenizer.ggml.add_sep_token", "tokenizer.ggml.add_bos_token", "metaaligner.manifest"}
 # A SentencePiece model without tokenizer.model: theirs writes -1000 as every score, under which llama.cpp merges in
 # another order than the source, types the added token as text, and leaves the padding out, so it cannot be loaded.
 JSON_ONLY = {"tokenizer.ggml.scores", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}

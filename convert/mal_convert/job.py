@@ -86,9 +86,9 @@ def prepare(
     vocabulary = settle_pre_tokenizer(vocabulary, model.architecture, model.tokenizer)
     about = metadata.identity(model.folder, count_parameters(steps), model.base)
     fields = metadata.describe(about, model.architecture, model.config, vocabulary)
-    if (made := manifest.read(model.folder)) is not None:
-        notes = conversion_notes(model.dtype, verified) | {"pre_tokenizer": vocabulary.pre[0]}
-        fields = metadata.with_manifest(fields, replace(made, conversion=notes))
+    made = manifest.read(model.folder) or manifest.Manifest(role="policy")  # any model may be asked for answers
+    notes = conversion_notes(model.dtype, verified) | {"pre_tokenizer": vocabulary.pre[0]}
+    fields = metadata.with_manifest(fields, replace(made, conversion=notes))
     return Job(model, vocabulary, steps, fields, output_paths(model.folder, out, names, about))
 
 

@@ -245,8 +245,9 @@ def _notes_on(editor: Aligner, wanted: list[list[Objective]], *, embedded: bool,
             "the embedded aligner is a demonstration: it knows short everyday support messages and little else; "
             "name your own with --aligner"
         )
-    if manifest is None:
-        told.append(f"{editor.engine.model.path.name} has no manifest; prompting it in the layout {editor.layout}")
+    if manifest is None or not manifest.layout:
+        lacks = "no manifest" if manifest is None else "a manifest without a layout"
+        told.append(f"{editor.engine.model.path.name} has {lacks}; prompting it in the layout {editor.layout}")
     elif manifest.layout != editor.layout:
         told.append(f"this aligner was trained in the layout {manifest.layout}, not in {editor.layout}")
     if manifest and manifest.objectives:

@@ -93,5 +93,7 @@ def _print_manifest(manifest: dict[str, Any] | None, width: int) -> None:
             value = ", ".join(value if key == "objectives" else (f"{k} {v}" for k, v in value.items()))
         if value:
             print(f"{key:{width}}  {printable(str(value))}")
+    if not manifest["layout"]:
+        print(f"{'as an aligner':{width}}  needs --layout: it was not trained as one, or the manifest does not say")
     if manifest["recipe"]:
         print(f"{'training':{width}}  recipe and metrics: see --json")
