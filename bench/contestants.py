@@ -109,7 +109,7 @@ class Ours:
 
         for objectives, tokens in zip(case["objectives"], case["edit_tokens"], strict=True):
             self.recorded.append(tokens)
-            self.aligner.edit(case["query"], draft, [resolve(objectives)])
+            self.aligner.edit(case["query"], [(draft, resolve(objectives))])
         return {"correction": clock() - began, "same": True}
 
     def _floor(self, case: Case) -> Result:

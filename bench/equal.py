@@ -154,7 +154,7 @@ def _edit(aligner: Aligner, row: dict, draft: Draft, drafted: bool, decodes: lis
     aligner.draft = drafted
     decodes.clear()
     began = time.perf_counter()
-    (generation,) = aligner.edit(row["query"], draft, [resolve(",".join(row["objectives"]))])
+    (generation,) = aligner.edit(row["query"], [(draft, resolve(",".join(row["objectives"])))])
     seconds = time.perf_counter() - began
     return {"generation": generation, "seconds": seconds, "decode": sum(s for _, _, s in decodes), "n": len(decodes)}
 

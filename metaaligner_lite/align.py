@@ -91,7 +91,7 @@ def align_each(
     drafts = dict(enumerate([draft] * len(wanted)))  # what the next round edits, by correction
     for _ in range(rounds):
         try:
-            edits = aligner.edit_each(
+            edits = aligner.edit(
                 query, [(draft, wanted[i]) for i, draft in drafts.items()], on_edit if rounds == 1 else None
             )
         except PromptTooLong as error:
@@ -118,7 +118,8 @@ def align_each(
 class Aligner:
     """An aligner model with the prompt layout it was trained for, read from its manifest unless given.
 
-    `draft` lets it guess tokens from the answer it edits and verify them in batches: faster, the same text.
+    `draft` lets it guess tokens from the answer it edits and verify them in batches: faster, and the same text but
+    for near-ties, which batches may round the other way.
     """
 
     def __init__(
@@ -156,23 +157,13 @@ class Aligner:
     def edit(
         self,
         query: str,
-        draft: Draft,
-        objective_sets: Sequence[Sequence[Objective]],
-        on_text: OnText | None = None,
-    ) -> list[Generation]:
-        """Edit a weak answer toward each set of objectives.
-
-        Raises PromptTooLong if a prompt and its edit do not fit the context.
-        """
-        return self.edit_each(query, [(draft, objectives) for objectives in objective_sets], on_text)
-
-    def edit_each(
-        self,
-        query: str,
         drafts: Sequence[tuple[Draft, Sequence[Objective]]],
         on_text: OnText | None = None,
     ) -> list[Generation]:
-        """Edit each of several weak answers to one query toward its own objectives; raises as `edit`."""
+        """Edit each of several weak answers to one query toward its own objectives, side by side.
+
+        `on_text` gets the first as it grows. Raises PromptTooLong if the prompts and edits do not fit the context.
+        """
         prompts = [
             edit_prompt(self.layout, query, draft.text, objectives, self.template, answer_tokens=self._cached(draft))
             for draft, objectives in drafts

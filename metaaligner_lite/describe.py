@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest as manifests
-from .errors import UsageError
 from .gguf_file import GgufHeader, LongArray, read_header
+from .llama.context import BATCH, kv_type, quantized
 from .manifest import Manifest
 
-_BATCH = 512  # tokens that llama.cpp works on at once (llama/context.py)
 _PROGRAM = 50_000_000  # Python, this program and llama.cpp without a model
 _TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
-_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "bf16": 2.0, "f32": 4.0}  # of a number in the KV cache
 
 
 def describe(path: Path, ctx_size: int, kv: str = "f16") -> dict[str, Any]:
@@ -58,18 +56,19 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16") -> dict[st
     32 bits and again in 16, then activations. Sliding windows are counted as full attention. Raises UsageError for an
     unknown `kv`.
     """
-    if kv not in _KV_BYTES:
-        raise UsageError(f"unknown type of KV cache {kv!r}; expected one of {', '.join(_KV_BYTES)}")
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    numbers, size = GGML_QUANT_SIZES[GGMLQuantizationType(kv_type(kv))]
     weights = sum(tensor.bytes for tensor in header.tensors)
     layers, width, heads = (_number(header, key) for key in ("block_count", "embedding_length", "attention.head_count"))
     kv_heads = _number(header, "attention.head_count_kv") or heads
     per_head = width // heads if heads else 0
     key = _number(header, "attention.key_length") or per_head
     value = _number(header, "attention.value_length") or per_head
-    kv_cache = round(ctx_size * layers * kv_heads * (key + value) * _KV_BYTES[kv])
-    batch = min(_BATCH, ctx_size)
+    kv_cache = round(ctx_size * layers * kv_heads * (key + value) * size / numbers)
+    batch = min(BATCH, ctx_size)
     activations = 4 * batch * (width + _number(header, "feed_forward_length"))
-    flash = kv.startswith("q")
+    flash = quantized(kv)
     scores = 2 * batch * ctx_size if flash else (6 * heads + 2) * batch * ctx_size
     working = scores + (round(2.4 * activations) + 4_000_000 if flash else activations + 2_000_000)
     program = _PROGRAM + _TOKEN * _vocabulary(header)

@@ -94,8 +94,8 @@ def test_policy_prompt_too_long(tiny_path, aligner):
 
 def test_an_empty_correction_keeps_the_answer(engine):
     class Mute(Aligner):
-        def edit_each(self, *args, **options):
-            return [replace(generation, text="") for generation in super().edit_each(*args, **options)]
+        def edit(self, *args, **options):
+            return [replace(generation, text="") for generation in super().edit(*args, **options)]
 
     correction = align("Hello?", "empathy", policy=GivenAnswer("Fine."), aligner=Mute(engine, layout=CONVERSATION))
     assert (correction.text, correction.failure) == ("Fine.", "the aligner wrote nothing")
@@ -193,9 +193,9 @@ class Scripted(Aligner):
         super().__init__(engine, layout=CONVERSATION, max_tokens=4)
         self.texts, self.edited = list(texts), []
 
-    def edit_each(self, query, drafts, on_text=None):
+    def edit(self, query, drafts, on_text=None):
         self.edited.append([draft.text for draft, _ in drafts])
-        return [replace(edit, text=self.texts.pop(0)) for edit in super().edit_each(query, drafts, on_text)]
+        return [replace(edit, text=self.texts.pop(0)) for edit in super().edit(query, drafts, on_text)]
 
 
 def test_rounds_edit_the_edit(engine, monkeypatch):

@@ -243,7 +243,7 @@ def test_drafts_never_change_the_embedded_pairs_texts():
         policy, plain, drafting = GgufPolicy(policy_engine), Aligner(engine, draft=False), Aligner(engine)
         for row in rows:
             draft, wanted = policy.answer(row["query"]), resolve(row["objectives"])
-            (expected,), (drafted,) = (aligner.edit(row["query"], draft, [wanted]) for aligner in (plain, drafting))
+            (expected,), (drafted,) = (aligner.edit(row["query"], [(draft, wanted)]) for aligner in (plain, drafting))
             accepted += drafted.counts.accepted
             if drafted.tokens != expected.tokens:
                 same = common_prefix(drafted.tokens, expected.tokens)

@@ -104,7 +104,9 @@ def align(
     ] = False,
     draft: Annotated[
         bool,
-        typer.Option("--draft/--no-draft", help="Guess tokens from the answer and verify them: same text, sooner."),
+        typer.Option(
+            "--draft/--no-draft", help="Guess tokens from the answer and verify them (same text up to near-ties)."
+        ),
     ] = True,
     layout: Annotated[
         str, typer.Option("--layout", help="The aligner's prompt layout, if it has no manifest that names it.")

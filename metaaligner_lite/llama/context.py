@@ -70,7 +70,7 @@ class Context:
         params.n_threads = threads or (1 if model.header.file_size < SMALL else default_threads())
         params.n_seq_max = sequences
         params.kv_unified = True  # so that a prefix shared by sequences is held once
-        params.type_k = params.type_v = _kv_type(kv)
+        params.type_k = params.type_v = kv_type(kv)
         if flash is None and not quantized(kv) and not model.on_gpu:
             flash = False  # on a CPU it makes single tokens and short batches 1.4 to 2.9 times slower
         if flash is not None:
@@ -257,7 +257,8 @@ def quantized(kv: str) -> bool:
     return kv.startswith("q")
 
 
-def _kv_type(name: str) -> int:
+def kv_type(name: str) -> int:
+    """The ggml type number of a cache type. Raises UsageError for an unknown name."""
     if name not in KV_TYPES:
         raise UsageError(f"unknown type of KV cache {name!r}; expected one of {', '.join(KV_TYPES)}")
     return KV_TYPES[name]

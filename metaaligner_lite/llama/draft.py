@@ -7,7 +7,7 @@ was found, and by how many guesses have been right since. How many tokens to dra
 what a batch of n tokens costs on this machine (`BatchCosts`).
 
 Verification is exact: a token is kept only if the sampler, given the true logits at its place, chose it. So greedy
-output stays greedy output, and sampled output keeps its distribution.
+output stays greedy output, and sampled output keeps its distribution, up to what larger batches round differently.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BatchCosts:
             return self._seconds[i]
         i = min(max(i, 1), len(self._sizes) - 1)
         (x0, x1), (y0, y1) = self._sizes[i - 1 : i + 1], self._seconds[i - 1 : i + 1]
-        return max(y0 + (y1 - y0) * (size - x0) / (x1 - x0), min(y0, y1))
+        return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
 
 
 class Drafter:
