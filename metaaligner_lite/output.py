@@ -74,16 +74,28 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") or c in "\u200d\u200c")
 
 
-def account(correction: Correction) -> str:
-    """One line: tokens read, reused and written, and seconds, for each stage that ran."""
-    edits = correction.edits
-    stages = (
-        ("policy", [correction.draft.generation] if correction.draft.generation else []),
-        (f"aligner, {len(edits)} rounds" if len(edits) > 1 else "aligner", edits),
-    )
-    return " | ".join(
-        f"{name}: {_cost([g.counts for g in generations])}" for name, generations in stages if generations
-    )
+def account(corrections: Sequence[Correction]) -> list[str]:
+    """Tokens read, reused and written, and seconds: one line for a correction, for several one each and the policy's.
+
+    `corrections` are of one answer, as from `align_each`: what the policy cost is told once.
+    """
+    answer = corrections[0].draft.generation
+    policy = f"policy: {_cost([answer.counts])}" if answer else ""
+    edits = [_edits(correction, named=len(corrections) > 1) for correction in corrections if correction.edits]
+    if len(corrections) == 1:
+        return [" | ".join(part for part in (policy, *edits) if part)]
+    return [line for line in (policy, *edits) if line]
+
+
+def _edits(correction: Correction, *, named: bool) -> str:
+    rounds = f", {len(correction.edits)} rounds" if len(correction.edits) > 1 else ""
+    names = f" ({objective_names(correction)})" if named else ""
+    return f"aligner{names}{rounds}: {_cost([edit.counts for edit in correction.edits])}"
+
+
+def objective_names(correction: Correction) -> str:
+    """The names of what was asked for, as headings say them."""
+    return ", ".join(objective.name for objective in correction.objectives)
 
 
 def _cost(counts: Sequence[Counts]) -> str:

@@ -24,8 +24,9 @@ def test_policy_answers_and_aligner_edits(tiny_path, aligner):
     assert correction.text == "".join(edited) == correction.edit.text
     assert not correction.failure
     assert correction.draft.generation.counts.written == 12
-    assert "policy: " in account(correction)
-    assert "aligner: " in account(correction)
+    (line,) = account([correction])
+    assert "policy: " in line
+    assert "aligner: " in line
 
 
 def test_same_query_and_answer_read_only_the_changed_request(aligner):
@@ -210,7 +211,7 @@ def test_rounds_edit_the_edit(engine, monkeypatch):
     assert aligner.edited == [["a"], ["b"], ["c"]]
     assert copies == [[("a", "Hi `code()`")], [("b", "Hi `code()`")], [("c", "Hi `code()`")]]
     assert correction.edits[1].counts.reused >= len("user\nHi `code()`")  # the query is not read again
-    assert "aligner, 3 rounds: " in account(correction)
+    assert "aligner, 3 rounds: " in account([correction])[0]
     assert len(record(correction)["rounds"]) == 3
 
 

@@ -102,9 +102,31 @@ def test_several_sets_of_objectives(align):
     assert code == 0
     for heading in ("aligned (empathy)", "aligned (clarity)", "aligned (empathy, clarity)"):
         assert heading in out
-    assert err.count("aligner: ") == 3
+    assert [err.count(f"aligner ({names}): ") for names in ("empathy", "clarity", "empathy, clarity")] == [1, 1, 1]
     code, out, _ = align("Hello?", "--answer", "Fine.", *sets, "--json")
     assert [list(r["objectives"]) for r in json.loads(out)] == [["empathy"], ["clarity"], ["empathy", "clarity"]]
+
+
+def test_the_policys_account_is_given_once(align):
+    _, _, err = align("Hello?", "-o", "empathy", "-o", "clarity")
+    assert err.count("policy: ") == 1
+
+
+@pytest.mark.parametrize(("sets", "headings"), [(1, ["unchanged (empathy)"]), (2, ["unchanged (empathy)"] * 2)])
+def test_a_failed_correction_is_shown_once_and_not_called_aligned(align, sets, headings):
+    answer = "Fine. " * 40
+    options = ("--answer", answer, "--ctx-size", 64, *("-o", "empathy") * sets)
+    code, out, err = align("Hello?", *options, "--show", "both")
+    assert code == 1 and "the correction failed" in err
+    assert out.count(answer.strip()) == 1 and "aligned" not in out
+    assert [line for line in out.splitlines() if "empathy" in line] == headings
+    assert align("Hello?", *options)[1].count(answer.strip()) == sets
+
+
+def test_a_context_beyond_the_trained_one_is_mentioned(align):
+    _, _, err = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--ctx-size", 1_000_000)
+    assert "was trained for" in err
+    assert "was trained for" not in align("Hello?", "--answer", "Fine.", "-o", "empathy", "--ctx-size", 500)[2]
 
 
 def test_rounds(align):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -100,7 +102,15 @@ def test_every_shipped_recipe_parses(pytestconfig):
     found = sorted((pytestconfig.rootpath / "train" / "recipes").glob("*.toml"))
     assert found
     for path in found:
-        recipes.load(path)
+        assert recipes.load(Path(path.stem)) == recipes.load(path)
+    with pytest.raises(FileProblem, match="nothing.toml.*is one of: demo-aligner, .*smoke"):
+        recipes.load(Path("nothing.toml"))
+
+
+def test_the_wheel_holds_the_recipes(pytestconfig):
+    project = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"train/recipes": "mal_train/recipes"}
 
 
 @pytest.mark.parametrize(

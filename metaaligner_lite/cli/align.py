@@ -152,7 +152,7 @@ def align(
     screen = _Screen(show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == 1)
 
     def opened(path: Path, adapter: Path | None = None) -> Engine:
-        return open_engine(
+        engine = open_engine(
             path,
             adapter=adapter,
             ctx_size=ctx_size,
@@ -163,6 +163,9 @@ def align(
             cache_bytes=cache_size * 1_000_000,
             say=screen.say,
         )
+        if ctx_size > (trained := engine.model.n_ctx_train):
+            screen.say(f"{path.name} was trained for {trained:,} tokens; text beyond them may come out as nonsense")
+        return engine
 
     def asked(engine: Engine) -> GgufPolicy:
         return GgufPolicy(engine, template=template, sampling=sampling, max_tokens=max_tokens)
@@ -307,8 +310,8 @@ class _Screen:
         for note in dict.fromkeys(note for correction in corrections for note in notes(correction)):
             self.say(note)
         if not self._json:
-            for correction in corrections:
-                self._talk.print(account(correction), style="dim")
+            for line in account(corrections):
+                self._talk.print(line, style="dim")
 
     def _stream(self, stage: str, text: str) -> None:
         from ..output import printable
@@ -318,19 +321,21 @@ class _Screen:
         self._out.print(printable(text), end="")
         self._out.file.flush()
 
-    def _heading(self, name: str) -> None:
+    def _heading(self, name: str, *, always: bool = False) -> None:
         if self._stage:
             self._out.print("\n")
         self._stage = name
-        if self._mode is not Show.final or self._several:
+        if always or self._mode is not Show.final or self._several:
             self._out.print(name, style="bold cyan")
 
     def _finish_live(self, correction: Correction) -> None:
-        from ..output import word_diff
+        from ..output import objective_names, word_diff
 
-        names = ", ".join(objective.name for objective in correction.objectives)
-        if not correction.aligned:
-            self._stream(f"unchanged ({names})", correction.text)
+        names = objective_names(correction)
+        if not correction.aligned:  # unless only final texts are shown, the answer is on the screen already
+            self._heading(f"unchanged ({names})", always=True)
+            if self._mode is Show.final:
+                self._stream(self._stage, correction.text)
             return
         if not self._streams and self._mode is not Show.diff:
             self._stream(f"aligned ({names})", correction.text)
@@ -346,12 +351,16 @@ class _Screen:
         self._out.print(printable(text), style=style, end="")
 
     def _print_whole(self, corrections: list[Correction]) -> None:
-        from ..output import plain_diff
+        from ..output import objective_names, plain_diff
 
         parts = [f"policy\n{corrections[0].draft.text}"] if self._mode is Show.both else []
+        headed = self._several or self._mode is Show.both
         for correction in corrections:
-            names = ", ".join(objective.name for objective in correction.objectives)
+            names = objective_names(correction)
+            if not correction.aligned and self._mode is Show.both:
+                parts.append(f"unchanged ({names})")
+                continue
             text = plain_diff(correction.draft.text, correction.text) if self._mode is Show.diff else correction.text
-            heading = f"aligned ({names})\n" if self._several or self._mode is Show.both else ""
-            parts.append(heading + text)
+            kind = "aligned" if correction.aligned else "unchanged"
+            parts.append(f"{kind} ({names})\n{text}" if headed else text)
         sys.stdout.write("\n\n".join(parts) + "\n")

@@ -18,7 +18,13 @@ def train_lora(
     base: Annotated[Path, typer.Option(help="Model folder to start from (Hugging Face files).")],
     data: Annotated[Path, typer.Option(help="Rows with rated answers, JSONL.")],
     out: Annotated[Path, typer.Option(help="Folder to leave the aligner in.")],
-    recipe: Annotated[Path | None, typer.Option(help="TOML file with the settings; flags override it.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with the settings, or one of demo-aligner, qlora-7b-8gb, smoke, tinyllama-1.1b; "
+            "flags override it."
+        ),
+    ] = None,
     objectives_file: Annotated[
         Path | None,
         typer.Option("--objectives-file", envvar="MAL_OBJECTIVES", help="A TOML file with objectives of your own."),

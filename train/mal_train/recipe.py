@@ -125,8 +125,17 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the program, by name: beside the package when installed, else in train/recipes."""
+    here = Path(__file__).parent
+    folder = next((path for path in (here / "recipes", here.parent / "recipes") if path.is_dir()), here)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a TOML file (None: the defaults) with `overrides` such as {"lora.rank": 16} put on top.
+
+    A bare name such as "smoke" is a recipe that comes with the program.
 
     Raises FileProblem if the file cannot be read, UsageError for an unknown key (naming the nearest known one),
     a value of the wrong type or one out of range.
@@ -134,11 +143,16 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recip
     raw: dict[str, Any] = {}
     source = "the command line"
     if path is not None:
+        known = shipped()
+        if not path.exists() and str(path) in known:
+            path = known[str(path)]
         source = str(path)
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise FileProblem(f"cannot read the recipe: {error}") from error
+            raise FileProblem(
+                f"cannot read the recipe: {error}; a name without .toml is one of: {', '.join(known)}"
+            ) from error
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{path} is not valid TOML: {error}") from error
     recipe: Recipe = _build(Recipe(), raw, "", source)
