@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mal_train.demo import chats, drills, generate, oracles, scenarios, slots, tokens
+from mal_train.demo import chats, drills, free, generate, oracles, scenarios, slots, tokens
 from mal_train.demo.oracles import VAGUE, facts, satisfies, sentences
 from mal_train.demo.writing import (
     EXTRA_OBJECTIVES,
@@ -107,6 +107,8 @@ def test_the_scenarios_are_complete() -> None:
         ("I am lost and I was late", "you are lost and you were late"),
         ("{shop} sent me mine", "{shop} sent you yours"),
         ("Doctor {name} cancelled", "Doctor {name} cancelled"),
+        ("Our {item} is gone and we were told off", "your {item} is gone and you were told off"),
+        ("Mrs {name} and I argued", "Mrs {name} and you argued"),
     ],
 )
 def test_clauses_are_retold_in_the_second_person(first: str, second: str) -> None:
@@ -120,6 +122,50 @@ def test_the_readme_sentence_is_withheld_and_its_neighbours_are_not() -> None:
     assert any(
         re.search(r"is (?:a|two|three) (?:week|month|day)s? late and nobody answers my", query) for query in late
     )
+
+
+def test_free_cases_read_like_sentences_and_obey_the_oracles() -> None:
+    rng, seen, shapes = random.Random(21), set(), 0
+    for _ in range(600):
+        good = frozenset(rng.sample(OBJECTIVES, rng.randint(0, 5)))
+        plan, (weak, strong) = write(rng, (frozenset(), good), case=free.make_case, shaped=True)
+        query = plan.case.query
+        for text, satisfied in ((weak, frozenset()), (strong, good)):
+            assert {name for name in OBJECTIVES if satisfies(name, query, text)} == satisfied, f"{query}\n{text}"
+        assert facts(weak) <= facts(strong)
+        for text in (query, weak, strong):
+            assert not re.search(r"[{}\[\]|<>]|  | [.,;]|\.\.|,,|THING|VERB", text), text
+            assert not re.search(r"\b(?:a [aeio]\w|an [bcdfgjklmnpqrstvwz]\w)", text, re.I), text
+        assert not re.search(r"\b(?:my|our|we|me|mine)\b", plan.case.clause, re.I), plan.case.clause
+        seen.update(plan.named)
+        shapes += plan.muddled.startswith(("{A}", "You could", "Maybe"))
+    assert len(seen) > 1300  # nothing to learn by heart
+    assert 100 < shapes < 350
+
+
+def test_every_verb_has_a_past() -> None:
+    assert len(free.VERBS) > 120
+    assert dict(free.VERBS)["carry"] == "carried" and dict(free.VERBS)["look up"] == "looked up"
+    assert all(past != verb or verb in ("reset", "cut", "put away") for verb, past in free.VERBS)
+
+
+def test_small_talk_between_the_steps_goes_when_brevity_is_asked_for() -> None:
+    rng, between = random.Random(22), 0
+    for _ in range(200):
+        plan, (weak, brief) = write(rng, (frozenset(), frozenset({"brevity"})), case=free.make_case, shaped=True)
+        if plan.aside:
+            between += 1
+            assert plan.aside in weak and plan.aside not in brief
+            assert weak.replace(f" {plan.aside}", "") == brief
+    assert between > 20
+
+
+def test_given_answers_are_read_and_not_learned(tokenizer: Any) -> None:
+    turns = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B", "given": "yes"}]
+    turns += [{"role": "user", "content": "C"}, {"role": "assistant", "content": "Good"}]
+    ((ids, targets),) = tokens.encode_chats(tokenizer, [turns])
+    learned = [id_ for id_, target in zip(ids, targets, strict=True) if target]
+    assert tokenizer.decode(learned, skip_special_tokens=False) == "Good<|im_end|>"
 
 
 def test_training_never_sees_withheld_values_or_scenarios() -> None:
@@ -153,7 +199,7 @@ def test_pairs_are_rated_completely_and_one_side_is_never_mixed() -> None:
         assert row["answers"][0]["text"] != row["answers"][1]["text"]
     assert 20 < ties < 80
     assert named > 120
-    assert 40 < invented < 120
+    assert 20 < invented < 80
 
 
 def test_an_invented_objective_says_what_it_wants() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
-BASE_TOKENS = 10_000_000  # 2.8 million make it copy facts, but its advice is then still beside the point
+BASE_TOKENS = 8_000_000  # it copies facts after one million; the rest is for its advice
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 #: Slow enough that the slow half of a head's dimensions compares contents over some hundred tokens.
-THETA = 50_000.0
+THETA = 10_000.0
 
 
 #: Seconds after which a step counts as paused, by whoever needed the machine.

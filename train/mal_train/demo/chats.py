@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 
-from . import phrases
+from . import free, phrases
 from .oracles import sentences
 from .scenarios import Case
 from .slots import ADJECTIVES, GOODS, draw
 from .writing import OBJECTIVES, Plan, write
 
+#: ``role`` and ``content``; an assistant's turn with ``given`` is read and not learned from.
 Turn = dict[str, str]
 
 _NOTHING: frozenset[str] = frozenset()
@@ -25,6 +26,8 @@ _AGAIN = (
 )
 #: How an exercise refers past the turns between: "your answer" would be the last one.
 EARLIER = "Your first answer. "
+#: Share of copying conversations about an answer that the model is given, not one to learn.
+GIVEN = 0.6
 _MINE = ("Please repeat my message.", "What did I write to you?", "Repeat what I wrote, word for word.")
 _PROBLEM = ("What is my problem?", "What did I tell you about?", "What did I write about, in your own words?")
 _QUOTE = ("Repeat this: ", "Please repeat this sentence: ", "Say this again: ", "Copy these words: ")
@@ -64,6 +67,13 @@ def _weak(rng: random.Random) -> tuple[Plan, str]:
     return plan, text
 
 
+def _given(rng: random.Random) -> tuple[Plan, str]:
+    """An answer of any shape and content, as an editor may have to read it."""
+    good = frozenset(rng.sample(OBJECTIVES, rng.choice((0, 0, 1, 2))))
+    plan, (text,) = write(rng, (good,), case=free.make_case if rng.random() < 0.8 else None, shaped=True)
+    return plan, text
+
+
 def _random_words(rng: random.Random) -> str:
     """A line without sense: nothing but copying can reproduce it."""
     kinds = ("name", "city", "shop", "app", "order", "price", "dur", "time", "day", "month")
@@ -91,30 +101,45 @@ def weak_chat(rng: random.Random) -> list[Turn]:
     return _turns(plan.case.query, text)
 
 
-def _rewrite(rng: random.Random, text: str) -> tuple[str, str]:
+def _rewrite(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
     """A request for a copy with one change that needs no judgement, and the result."""
     parts = sentences(text)
-    kind = rng.randrange(5)
+    kind = rng.randrange(8)
     if kind == 0:
         return "Repeat your answer without its first sentence.", " ".join(parts[1:]) or text
     if kind == 1:
         return "Repeat your answer without its last sentence.", " ".join(parts[:-1]) or text
     if kind == 2:
         return "Repeat only the longest sentence of your answer.", max(parts, key=len)
-    line = _random_words(rng).capitalize() + "."
     if kind == 3:
+        dropped = rng.choice(parts)
+        rest = " ".join(part for part in parts if part != dropped)
+        return f"Repeat your answer without this: {dropped}", rest or text
+    if kind == 4:
+        old, new = rng.choice(text.split()), _random_words(rng).split()[0]
+        return f"Repeat your answer with {new} in place of {old}", _replaced(text, old, new)
+    if kind == 5:
+        steps = plan.named if all(step in text for step in plan.named) else plan.vague
+        words = dict(zip("abc", steps, strict=False))
+        return "Repeat only your advice, as First, Then, Finally.", phrases.CLEAR[len(steps)][0].format(**words)
+    line = _random_words(rng).capitalize() + "."
+    if kind == 6:
         return f"Repeat your answer and begin it with: {line}", f"{line} {text}"
     return f"Repeat your answer and end it with: {line}", f"{text} {line}"
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    return " ".join(new if word == old else word for word in text.split())
 
 
 def _exercise(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
     """A request that only looking back can satisfy, and what satisfies it."""
     chance = rng.random()
-    if chance < 0.4:
+    if chance < 0.3:
         return rng.choice(_AGAIN), text
-    if chance < 0.75:
-        return _rewrite(rng, text)
-    if chance < 0.82:
+    if chance < 0.8:
+        return _rewrite(rng, plan, text)
+    if chance < 0.86:
         return rng.choice(_MINE), plan.case.query
     return _question(rng, plan.case)
 
@@ -124,12 +149,15 @@ def copy_chat(rng: random.Random) -> list[Turn]:
     if rng.random() < 0.12:
         lines = [_random_words(rng) for _ in range(rng.choice((1, 2, 3)))]
         return _turns(*(text for line in lines for text in (rng.choice(_QUOTE) + line, line)))
-    plan, text = _weak(rng)
+    given = rng.random() < GIVEN
+    plan, text = _given(rng) if given else _weak(rng)
     exercises = [_exercise(rng, plan, text) for _ in range(rng.choice((1, 2, 2, 3)))]
-    # "Your answer" is the first one: an exercise about it comes last only if nothing came between.
-    return _turns(plan.case.query, text, *(part for exercise in exercises[:1] for part in exercise)) + [
-        turn for exercise in exercises[1:] for turn in _turns(EARLIER + exercise[0], exercise[1])
-    ]
+    turns = _turns(plan.case.query, text)
+    if given:
+        turns[1]["given"] = "yes"
+    for index, (request, result) in enumerate(exercises):
+        turns += _turns(request if index == 0 else EARLIER + request, result)
+    return turns
 
 
 def styled_chat(rng: random.Random) -> list[Turn]:
@@ -140,7 +168,7 @@ def styled_chat(rng: random.Random) -> list[Turn]:
     return _turns(" ".join([plan.case.query, *requests]), text)
 
 
-def make_chat(rng: random.Random, copying: float = 0.6) -> list[Turn]:
+def make_chat(rng: random.Random, copying: float = 0.5) -> list[Turn]:
     """One conversation of the mixture: a share of copying ones, the rest weak and, one in four, well styled."""
     if rng.random() < copying:
         return copy_chat(rng)

@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import phrases
+from . import free, phrases
 from .chats import make_chat
-from .scenarios import WITHHELD
+from .scenarios import WITHHELD, Case, make_case
 from .slots import GOODS, draw, fill, slots_in
 from .writing import OBJECTIVES, Plan, fits, make_plan, render, write
 
 Row = dict[str, Any]
 
+#: Share of the aligner's pairs whose problem and advice no other row has.
+FREE = 0.5
 
 #: Objectives that training never asks for together, in one edit.
 APART = (
@@ -91,12 +93,16 @@ def _with_invented(rng: random.Random, answers: list[Row], better: int) -> None:
         answer["ratings"][name] = int(index == better)
 
 
+def _training_case(rng: random.Random) -> Callable[[random.Random], Case]:
+    return free.make_case if rng.random() < FREE else make_case
+
+
 def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
     """Two wordings of the same advice that satisfy the same objectives."""
     good = frozenset(rng.sample(OBJECTIVES, rng.choices((0, 1, 2, 3, 4, 5), (35, 20, 15, 14, 10, 6))[0]))
     while True:
-        plan = write(rng, (good,))[0]
-        other = make_plan(rng, plan.case)
+        plan = write(rng, (good,), case=_training_case(rng), shaped=True)[0]
+        other = make_plan(rng, plan.case, shaped=True)
         texts = [render(plan, good), render(other, good)]
         if texts[0] != texts[1] and all(map(fits, texts)):
             return plan, [{"text": text, "ratings": ratings(good)} for text in texts]
@@ -108,9 +114,9 @@ def make_pair(rng: random.Random) -> Row:
         plan, answers = _tie(rng)
     else:
         sets = _sets(rng)
-        plan, texts = write(rng, sets)
+        plan, texts = write(rng, sets, case=_training_case(rng), shaped=True)
         answers = [{"text": text, "ratings": ratings(good)} for text, good in zip(texts, sets, strict=True)]
-        if rng.random() < 0.2:
+        if rng.random() < 0.12:
             _with_invented(rng, answers, better=1)
         rng.shuffle(answers)
     return {"query": plan.case.query, "answers": answers}
@@ -159,7 +165,7 @@ def _save(path: Path, rows: Iterator[Row]) -> None:
 
 
 def generate(
-    out: Path, seed: int = 0, pairs: int = 30000, chats: int = 32000, heldout: int = 300, copying: float = 0.6
+    out: Path, seed: int = 0, pairs: int = 30000, chats: int = 45000, heldout: int = 300, copying: float = 0.5
 ) -> None:
     """Write the three files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -174,9 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=30000, help="rows for the aligner")
-    parser.add_argument("--chats", type=int, default=32000, help="conversations for the base model")
+    parser.add_argument("--chats", type=int, default=45000, help="conversations for the base model")
     parser.add_argument("--heldout", type=int, default=300, help="rows for checks")
-    parser.add_argument("--copying", type=float, default=0.6, help="share of conversations that copy")
+    parser.add_argument("--copying", type=float, default=0.5, help="share of conversations that copy")
     args = parser.parse_args(argv)
     generate(args.out, args.seed, args.pairs, args.chats, args.heldout, args.copying)
     return 0

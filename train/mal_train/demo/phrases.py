@@ -87,6 +87,29 @@ WEAK_TAIL = (
     ", I suppose",
     ", kind of",
 )
+#: Other ways of leaving advice in no order; {A} is {a} with a capital.
+WEAK_LIST_LEAD = ("", "", "", "Ideas: ", "You could try this: ", "A few things: ", "Options: ", "What I would do: ")
+WEAK_SEPARATOR = (", ", ", ", " / ", " - ", " + ", ", and ", ", or ", " or ", " and ")
+WEAK_SENTENCES = {
+    2: (
+        "{A}. {B}.",
+        "{A}. {B}.",
+        "You could {a}. You could also {b}.",
+        "{A}! {B}!",
+        "Maybe {a}. Or {b}.",
+        "{A}. Also, {b}.",
+    ),
+    3: (
+        "{A}. {B}. {C}.",
+        "{A}. {B}. {C}.",
+        "{A}. {B}, and {c}.",
+        "You could {a}. You could also {b}. Or {c}.",
+        "{A}! {B}! {C}!",
+        "Maybe {a}. Or {b}. Perhaps {c}.",
+        "{A}, or {b}. {C}.",
+        "{A}. Also, {b}. Or {c}.",
+    ),
+}
 NUMBERED = {2: "1. {a}.\n2. {b}.", 3: "1. {a}.\n2. {b}.\n3. {c}."}
 
 WEAK_RAMBLE = (
@@ -101,6 +124,18 @@ WEAK_RAMBLE = (
     "As it happens, ",
     "Quite broadly, ",
     "If one thinks about it, ",
+    "Talking of which, ",
+    "Before I forget, ",
+    "To change the subject, ",
+    "Strange as it may seem, ",
+    "This is beside the point, but ",
+    "Incidentally, ",
+    "Fun fact: ",
+    "Speaking for myself, ",
+    "You will not believe it: ",
+    "Here is a story: ",
+    "Not that it matters, but ",
+    "While I think of it, ",
     "Now, of course, ",
 )
 WEAK_FILLER = (
@@ -145,6 +180,16 @@ WEAK_FILLER = (
     "it is interesting how one thought leads to another",
     "a long story could be told at this point",
 )
+
+#: Small talk put together anew each time: who, did what, with what.
+WEAK_WHO = (
+    "my aunt", "my old boss", "a cousin of mine", "the woman next door", "my brother", "someone I know", "a friend",
+    "the baker", "my grandfather", "a man on the bus", "my teacher", "the whole village", "our postman",
+)  # fmt: skip
+WEAK_DID = (
+    "once bought", "collects", "dreams of", "always wanted", "has written a song about", "never liked", "paints",
+    "used to sell", "still talks about", "lost", "made a fortune with", "laughs at", "wrote a letter about",
+)  # fmt: skip
 
 ENCOURAGEMENT = (
     "You can do this.",

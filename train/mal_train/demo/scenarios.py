@@ -29,8 +29,19 @@ _SHIFTS = {
     "my": "your",
     "mine": "yours",
     "myself": "yourself",
+    "we are": "you are",
+    "we were": "you were",
+    "we": "you",
+    "us": "you",
+    "our": "your",
+    "ours": "yours",
+    "ourselves": "yourselves",
 }
-_SHIFT = re.compile(r"\{[^}]*\}|\b(?:I am|I was|I|me|[Mm]y|mine|myself)\b")
+_SHIFT = re.compile(
+    r"\{[^}]*\}|\b(?:I am|I was|I|me|[Mm]y|mine|myself|[Ww]e (?:are|were)|[Ww]e|us|[Oo]urs?|ourselves)\b"
+)
+#: Words that keep their capital inside a sentence.
+_NAMES_FIRST = frozenset({"I", "Doctor", "Mr", "Mrs"})
 _OPENERS = ("Hello, ", "Hi, ", "Good morning. ", "Good evening. ", "Hi there. ", "Help! ", "Sorry to bother you. ")
 _ASKS = (
     "What should I do?",
@@ -83,12 +94,13 @@ def _shift(match: re.Match[str]) -> str:
 
 def to_second_person(text: str) -> str:
     """Retell a first-person clause to the person who wrote it; slots are left alone."""
-    if text[:1].isupper() and text.split()[0] not in ("I", "Doctor"):
+    if text[:1].isupper() and text.split()[0] not in _NAMES_FIRST:
         text = text[0].lower() + text[1:]
     return _SHIFT.sub(_shift, text)
 
 
-def _message(line: str) -> Message:
+def read_message(line: str) -> Message:
+    """One line of a scenario's messages."""
     clauses = [to_second_person(part) for part in _MARK.findall(line)]
     text = _MARK.sub(r"\1", line)
     return Message(text[0].upper() + text[1:] if text[0] != "{" else text, " and ".join(clauses))
@@ -106,7 +118,7 @@ def load() -> tuple[Scenario, ...]:
     return tuple(
         Scenario(
             name,
-            tuple(_message(line) for line in _lines(table, "messages")),
+            tuple(read_message(line) for line in _lines(table, "messages")),
             *(_lines(table, key) for key in ("details", "feelings", "steps", "limits", "jokes")),
         )
         for name, table in tables.items()
@@ -159,5 +171,5 @@ def make_case(rng: random.Random, withheld: bool = False) -> Case:
 
 def _open(opener: str, query: str, template: str) -> str:
     """Put a greeting first; after a comma the message goes on in lower case."""
-    keep = SLOT.match(template) or template.split()[0] in ("I", "Doctor")
+    keep = SLOT.match(template) or template.split()[0] in _NAMES_FIRST
     return opener + (query if keep or not opener.endswith(", ") else query[0].lower() + query[1:])

@@ -180,7 +180,7 @@ _NOUNS = GOODS + tuple(
 )
 
 
-def _made_up(rng: random.Random) -> str:
+def made_up(rng: random.Random) -> str:
     """A pronounceable name nobody has heard of."""
     word = ""
     for _ in range(rng.choice((1, 2, 2))):
@@ -200,7 +200,7 @@ def _item(rng: random.Random) -> str:
     if chance < 0.25:
         return noun
     if chance < 0.4:
-        return f"{_made_up(rng)} {noun}"
+        return f"{made_up(rng)} {noun}"
     return f"{rng.choice(ADJECTIVES)} {noun}"
 
 
@@ -211,16 +211,16 @@ def _parcel(rng: random.Random) -> str:
 
 
 def _name(rng: random.Random) -> str:
-    return rng.choice(NAMES) if rng.random() < 0.6 else _made_up(rng)
+    return rng.choice(NAMES) if rng.random() < 0.6 else made_up(rng)
 
 
 def _shop(rng: random.Random) -> str:
-    name = _made_up(rng)
+    name = made_up(rng)
     return rng.choice((name, name, f"{name} & Co", f"{name} Direct", f"{rng.choice(NAMES)} & {name}", f"{name} House"))
 
 
 def _app(rng: random.Random) -> str:
-    name = _made_up(rng)
+    name = made_up(rng)
     return rng.choice((name, name, name + rng.choice(("Mail", "Pay", "Box", "Cloud", "Play", "Bank"))))
 
 
@@ -293,7 +293,7 @@ def _strange(rng: random.Random, kind: str) -> str:
 
     A small model otherwise learns which few plants or pets there are and guesses among them.
     """
-    word = _made_up(rng)
+    word = made_up(rng)
     if kind in ("day", "month"):
         return word
     if kind == "contact":

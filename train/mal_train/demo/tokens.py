@@ -71,16 +71,18 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _runs(messages: Sequence[dict[str, str]]) -> Iterator[tuple[str, bool]]:
-    """The plain-text runs between special tokens, and whether the run belongs to an assistant turn."""
+    """The plain-text runs between special tokens, and whether the run is an assistant's to learn from."""
     for message in messages:
-        yield f"{message['role']}\n{message['content']}", message["role"] == "assistant"
+        learned = message["role"] == "assistant" and "given" not in message
+        yield f"{message['role']}\n{message['content']}", learned
 
 
 def encode_chats(tokenizer: Tokenizer, chats: Sequence[Sequence[dict[str, str]]]) -> list[tuple[array[int], bytes]]:
     """Token ids of whole conversations, and for each token whether it is a training target.
 
-    Targets are the assistant's content and the ``<|im_end|>`` after it. Each run of text between two special tokens
-    is encoded as one string, as a tokenizer does that is given the rendered template.
+    Targets are the assistant's content and the ``<|im_end|>`` after it, unless the message is marked ``given``. Each
+    run of text between two special tokens is encoded as one string, as a tokenizer does that is given the rendered
+    template.
     """
     runs = [run for chat in chats for run in _runs(chat)]
     encoded = iter(tokenizer.encode_batch_fast([text for text, _ in runs], add_special_tokens=False))
@@ -90,7 +92,7 @@ def encode_chats(tokenizer: Tokenizer, chats: Sequence[Sequence[dict[str, str]]]
     for chat in chats:
         ids, targets = array("H"), bytearray()
         for message in chat:
-            run, answer = next(encoded).ids, message["role"] == "assistant"
+            run, answer = next(encoded).ids, message["role"] == "assistant" and "given" not in message
             skip = 1 + (head if answer else len(run))
             ids.extend([IM_START, *run, IM_END, *newline])
             targets.extend(b"\0" * skip + (b"\1" * (len(run) - head + 1) if answer else b"\0"))

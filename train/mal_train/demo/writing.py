@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import phrases
 from .scenarios import Case, Scenario, make_case, usable_steps
-from .slots import fill
+from .slots import ADJECTIVES, GOODS, article, fill
 
 #: The objectives rated in ``pairs.jsonl``.
 OBJECTIVES = ("empathy", "clarity", "brevity", "politeness", "specificity", "encouragement", "honesty", "humor")
@@ -39,6 +39,7 @@ ORDER = (
     "helpfulness",
     "formality-last",
 )
+_FILLERS = ("filler-first", "filler-last")
 MIN_WORDS, MAX_WORDS = 20, 90
 
 _EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
@@ -64,6 +65,7 @@ class Plan:
     clear: str
     muddled: str
     curt: str
+    aside: str = ""  # small talk between the steps, where they are sentences of their own
 
 
 def _weak(rng: random.Random, options: Sequence[str], withheld: bool) -> str:
@@ -81,20 +83,24 @@ def _empathy(rng: random.Random, case: Case) -> str:
     return frame.format(clause=case.clause, feeling=feeling, Feeling=_capital(feeling))
 
 
-def _filler(rng: random.Random, withheld: bool) -> str:
-    text = _weak(rng, phrases.WEAK_FILLER, withheld)
+def _filler(rng: random.Random, withheld: bool, shaped: bool = False) -> str:
+    if shaped and rng.random() < 0.5:
+        thing = f"{rng.choice(ADJECTIVES)} {rng.choice(GOODS)}"
+        text = f"{rng.choice(phrases.WEAK_WHO)} {rng.choice(phrases.WEAK_DID)} {article(thing)} {thing}"
+    else:
+        text = _weak(rng, phrases.WEAK_FILLER, withheld)
     if rng.random() < 0.2:
         text += ", and " + _weak(rng, [other for other in phrases.WEAK_FILLER if other != text], withheld)
     return f"{_weak(rng, phrases.WEAK_RAMBLE, withheld)}{text}."
 
 
-def _pieces(rng: random.Random, case: Case, withheld: bool) -> dict[str, Piece]:
+def _pieces(rng: random.Random, case: Case, withheld: bool, shaped: bool) -> dict[str, Piece]:
     """Choose the sentences around the steps."""
     scenario, cold, claim = case.scenario, rng.random() < 0.65, rng.random() < 0.35
     first = rng.random() < 0.5
     thanks = rng.choice(phrases.THANKS_FIRST if first else phrases.THANKS_LAST) if rng.random() < 0.75 else ""
     curt = _weak(rng, phrases.WEAK_CURT, withheld) if rng.random() < 0.5 else ""
-    fillers = [_filler(rng, withheld) for _ in range(rng.choice((1, 1, 2)))]
+    fillers = [_filler(rng, withheld, shaped) for _ in range(rng.choice((1, 1, 2)))]
     before = rng.random() < 0.5 or len(fillers) == 2
     return {
         "empathy": Piece("empathy", _empathy(rng, case), _weak(rng, phrases.WEAK_COLD, withheld) if cold else ""),
@@ -131,20 +137,52 @@ def _choose_steps(rng: random.Random, scenario: Scenario, known: frozenset[str])
         wanted -= rng.random() < 0.05 and wanted > 1
 
 
-def make_plan(rng: random.Random, case: Case, withheld: bool = False, steps: Sequence[str] = ()) -> Plan:
-    """Fix all choices for an answer to ``case``; ``steps`` keeps those of another plan."""
+def make_plan(
+    rng: random.Random, case: Case, withheld: bool = False, steps: Sequence[str] = (), shaped: bool = False
+) -> Plan:
+    """Fix all choices for an answer to ``case``; ``steps`` keeps those of another plan.
+
+    ``shaped`` answers come in several weak shapes, not in the policy's alone.
+    """
     steps = steps or _choose_steps(rng, case.scenario, frozenset(case.slots))
-    links = rng.sample(phrases.WEAK_LINK if withheld else phrases.WEAK_LINK[:-1], len(steps) - 1)
-    muddled = "{a}" + "".join(link + part for link, part in zip(links, ("{b}", "{c}"), strict=False))
+    pieces = _pieces(rng, case, withheld, shaped)
+    clear = rng.choice(phrases.CLEAR[len(steps)])
+    muddled, aside = _muddled(rng, len(steps), withheld), ""
+    chance = rng.random() if shaped else 1.0
+    if chance < 0.35:
+        muddled = rng.choice(phrases.WEAK_SENTENCES[len(steps)])
+        if rng.random() < 0.5:  # small talk between the steps instead of around them
+            aside = " ".join(part for part in (pieces[place].weak for place in _FILLERS) if part)
+            pieces |= {place: Piece("brevity") for place in _FILLERS}
+    elif chance < 0.6:
+        muddled = _listed(rng, len(steps), withheld)
     return Plan(
         case=case,
-        pieces=_pieces(rng, case, withheld),
+        pieces=pieces,
         named=tuple(fill(_EITHER.sub(r"\1", step), case.slots) for step in steps),
         vague=tuple(fill(_EITHER.sub(r"\2", step), case.slots) for step in steps),
-        clear=rng.choice(phrases.CLEAR[len(steps)]),
-        muddled=f"{rng.choice(phrases.WEAK_LEAD)}{muddled}{_weak(rng, phrases.WEAK_TAIL, withheld)}.",
+        clear=clear,
+        muddled=muddled,
         curt=rng.choice(("just ", "just ", "")),
+        aside=aside,
     )
+
+
+def _muddled(rng: random.Random, count: int, withheld: bool) -> str:
+    """The policy's way: one long sentence that takes everything back."""
+    links = rng.sample(phrases.WEAK_LINK if withheld else phrases.WEAK_LINK[:-1], count - 1)
+    muddled = "{a}" + "".join(link + part for link, part in zip(links, ("{b}", "{c}"), strict=False))
+    return f"{rng.choice(phrases.WEAK_LEAD)}{muddled}{_weak(rng, phrases.WEAK_TAIL, withheld)}."
+
+
+def _listed(rng: random.Random, count: int, withheld: bool) -> str:
+    """A bare list, now and then with a hedge behind it."""
+    tail = _weak(rng, phrases.WEAK_TAIL, withheld) if rng.random() < 0.5 else ""
+    separators = [rng.choice(phrases.WEAK_SEPARATOR)] * (count - 1)
+    if count == 3 and rng.random() < 0.5:
+        separators = [", ", rng.choice((", or ", ", and ", " or ", " and ", ", then "))]
+    listed = "{a}" + "".join(separator + part for separator, part in zip(separators, ("{b}", "{c}"), strict=False))
+    return f"{rng.choice(phrases.WEAK_LIST_LEAD)}{listed}{tail}."
 
 
 def _steps(plan: Plan, satisfied: frozenset[str]) -> str:
@@ -159,7 +197,16 @@ def _steps(plan: Plan, satisfied: frozenset[str]) -> str:
         frame = phrases.NUMBERED[len(steps)]
         steps = [_capital(step if clear else f"{step}, sort of") for step in steps]
         return "\n" + frame.format(**dict(zip("abc", steps, strict=False))) + "\n"
-    return _capital((plan.clear if clear else plan.muddled).format(**dict(zip("abc", steps, strict=False))))
+    frame = plan.clear if clear else plan.muddled
+    if plan.aside and "brevity" not in satisfied:
+        frame = re.sub(r"([.!]) ", rf"\1 {plan.aside} ", frame, count=1)
+    words = {key: step for letter, step in zip("abc", steps, strict=False) for key, step in _cases(letter, step)}
+    return _capital(frame.format(**words))
+
+
+def _cases(letter: str, step: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """A step under its letter, and with a capital under the capital letter."""
+    return (letter, step), (letter.upper(), _capital(step))
 
 
 def render(plan: Plan, satisfied: Iterable[str]) -> str:
@@ -181,10 +228,16 @@ def fits(text: str) -> bool:
     return MIN_WORDS <= len(text.split()) <= MAX_WORDS
 
 
-def write(rng: random.Random, sets: Sequence[frozenset[str]], withheld: bool = False) -> tuple[Plan, tuple[str, ...]]:
-    """A plan and its renderings under each of ``sets``, all of an everyday length."""
+def write(
+    rng: random.Random,
+    sets: Sequence[frozenset[str]],
+    withheld: bool = False,
+    case: Callable[[random.Random], Case] | None = None,
+    shaped: bool = False,
+) -> tuple[Plan, tuple[str, ...]]:
+    """A plan and its renderings under each of ``sets``, all of an everyday length; ``case`` makes other cases."""
     while True:
-        plan = make_plan(rng, make_case(rng, withheld), withheld)
+        plan = make_plan(rng, case(rng) if case else make_case(rng, withheld), withheld, shaped=shaped)
         texts = tuple(render(plan, satisfied) for satisfied in sets)
         if all(map(fits, texts)):
             return plan, texts

@@ -1,0 +1,259 @@
+"""Free cases: problems and advice put together word by word, so that nothing but the conversation tells them.
+
+The scenarios hold some six hundred pieces of advice. A small model learns them by heart and then writes what it knows
+in place of what it read. Free cases cannot be known: their sentences are grammatical and mostly senseless, every one
+is new, and an editor that keeps them has to copy. Only training sees them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from .scenarios import Case, Scenario, read_message
+from .slots import ADJECTIVES, GOODS, article, draw, fill, made_up, slots_in
+
+#: Verbs whose past tense and participle are the same; after a slash where they are not regular.
+_VERBS = """
+clean open close mend paint move wash fold label check measure weigh photograph borrow return replace repair polish
+dust lift carry/carried store hide/hid unpack pack rinse dry/dried warm cool cover empty/emptied fill sort count mark
+glue nail sand oil charge unplug/unplugged reset/reset test inspect compare describe sketch print scan/scanned
+copy/copied order reserve cancel/cancelled collect deliver post donate insure register report rent book buy/bought
+sell/sold find/found lend/lent send/sent keep/kept leave/left bring/brought hold/held build/built bend/bent sweep/swept
+lose/lost heat soak brush comb boil peel mix whisk roast trim/trimmed water plant prune feed/fed lock bolt hang/hung
+pin/pinned tape stack roll twist press iron stretch shorten widen loosen tighten put_away/put_away hand_in/handed_in
+look_up/looked_up turn_off/turned_off turn_round/turned_round wrap/wrapped air drain melt cut/cut slice salt sign seal
+stamp upload download delete rename mute pause record film praise blame thank ignore visit invite call watch
+"""
+
+_MESSAGES = (
+    "<My {item} was {did} by {name}>.",
+    "<{name} has {did} my {item}>.",
+    "<{name} wants to {verb} my {item} on {day}>.",
+    "<I cannot {verb} my {item}>.",
+    "<I cannot {verb} the {item} from {shop}>.",
+    "<I forgot to {verb} the {item} of my {relation} {name}>.",
+    "<The {item} from {shop} cannot be {did}>.",
+    "<My {item} fell on the {itemb} in the {room}>.",
+    "<The {item} we {did} in {city} is gone>.",
+    "<Somebody has {did} the {item} in our {room}>.",
+    "<My {item} has been stuck in the {room} for {dur}>.",
+    "<Our {item} smells of {food} and my {relation} refuses to {verb} it>.",
+    "<I {did} the wrong {item} at {shop}>.",
+    "<There is {a itemb} under my {item}>.",
+    "<{shop} wants {price} for {a item}>.",
+    "<I lent my {item} to {name} {dur} ago> and <it has not come back>.",
+    "<The {item} makes a noise until {night}>.",
+    "<My {relation} says that I never {did} the {item}>.",
+    "<We cannot agree on who should {verb} the {item}>.",
+    "<I have not {did} my {item} since {month}>.",
+    "I want to {verb} the {item} before {day} but <the {itemb} is missing>.",
+    "<Mr {name} and I argued about the {item}>.",
+    "<My {item} turned up in {city} without the {itemb}>.",
+    "<Our neighbour Mrs {name} has {did} the {item}>.",
+    "<I have {did} the {item} and {relation} {name} is upset>.",
+    "<{name} sent me {a item} that nobody can {verb}>.",
+    "<My {item} costs {price} and I have no {itemb}>.",
+    "On {day} <my {item} was {did}> and <nobody told me>.",
+    "<The {item} does not fit into the {room}>.",
+    "<I am afraid of the {item} in the {room}>.",
+    "I have to {verb} {a item} in {dur} and <I do not know where the {itemb} is>.",
+    "<My {relation} {name} has moved to {city} with our {item}>.",
+    "<The man from {shop} {did} my {item} at {time}>.",
+    "<I was told to {verb} the {item} by {month}>.",
+    "<My {device} shows {code} whenever I {verb} {a item}>.",
+    "<I paid {price} for {a item} that I cannot {verb}>.",
+)
+_DETAILS = (
+    "It cost {price}.",
+    "The number on it is {order}.",
+    "{name} comes at {time}.",
+    "It has been like that for {dur}.",
+    "I need it by {day}.",
+    "My {relation} lives in {city}.",
+    "The {itemb} is in the {room}.",
+    "We talked to {shop} in {month}.",
+    "It happened at {time}.",
+)
+_FEELINGS = """
+that is a hard thing to carry
+nobody likes to be in that place
+it is tiring when a plan falls apart
+that must have been a strange moment
+such a thing can spoil a whole day
+it hurts when that happens
+that would upset anyone
+it is annoying when nothing moves
+you had every reason to expect better
+it is no wonder that this bothers you
+a worry like that is hard to put down
+that is more than one needs in a week
+""".strip().splitlines()
+_LIMITS = """
+I cannot see it from here, so I can only give general advice.
+I do not know the people involved, so weigh this against what you know.
+I cannot judge this from a few lines, so take it as a first idea.
+I do not know what was agreed, so my advice may not fit.
+I cannot look it up, so check this with those who know it.
+I am unable to test any of this, so go slowly.
+I do not know how old it is, so somebody on the spot should decide.
+I cannot know what happened before, so there may be a better way.
+I am not able to reach anybody for you, so the calls are yours to make.
+I don't know the rules where you live, so ask before you begin.
+""".strip().splitlines()
+_JOKES = """
+at least nobody asked you to juggle it
+it would make a fine scene in a silent film
+even the cat would look surprised
+one day it will be a good story at a party
+museums have shown stranger things
+it seems to have plans of its own
+a circus would pay for that number
+the furniture has clearly held a meeting
+that is one way of staying awake
+gravity sends its regards
+""".strip().splitlines()
+
+
+def _past(verb: str) -> str:
+    return verb + ("d" if verb.endswith("e") else "ed")
+
+
+#: (infinitive, past) of each verb.
+VERBS = tuple(
+    (verb.replace("_", " "), (past or _past(verb)).replace("_", " "))
+    for verb, _, past in (word.partition("/") for word in _VERBS.split())
+)
+
+
+def _verb(rng: random.Random) -> tuple[str, str]:
+    """An infinitive and its past; one in eight exists nowhere else."""
+    if rng.random() < 0.12:
+        word = made_up(rng).lower()
+        return word, _past(word)
+    return rng.choice(VERBS)
+
+
+def _thing(rng: random.Random) -> str:
+    noun = rng.choice(GOODS) if rng.random() < 0.8 else made_up(rng).lower()
+    chance = rng.random()
+    if chance < 0.1:
+        return f"{made_up(rng).lower()} {noun}"
+    return f"{rng.choice(ADJECTIVES)} {noun}" if chance < 0.5 else noun
+
+
+def _adjunct(rng: random.Random) -> str:
+    """When, where or how; often nothing."""
+    if rng.random() < 0.45:
+        return ""
+    thing = _thing(rng)
+    template = rng.choice(
+        (
+            " in the {room}",
+            f" near the {thing}",
+            f" with {article(thing)} {thing}",
+            f" after the {thing}",
+            f" instead of the {thing}",
+            f" and {_verb(rng)[0]} the {thing}",
+            f" and {_verb(rng)[0]} it",
+            " every {day}",
+            " on {day}",
+            " at {time}",
+            " before {time}",
+            " in {month}",
+            " for {mins}",
+            " within {dur}",
+            " {n} times",
+            " with {name}",
+            " in {city}",
+            " twice a day",
+            " once more",
+            " again",
+            " as well as you can",
+            " slowly",
+        )
+    )
+    return fill(template, {slot: draw(rng, slot) for slot in slots_in(template)})
+
+
+def _plain_step(rng: random.Random) -> str:
+    """Advice that takes up nothing of the message."""
+    thing, verb = _thing(rng), _verb(rng)[0]
+    step = rng.choice(
+        (
+            f"{verb} the {thing}",
+            f"{verb} the {thing}",
+            f"{verb} {article(thing)} {thing}",
+            f"{verb} your {thing}",
+            f"do not {verb} the {thing}",
+            f"ask {draw(rng, 'name')} to {verb} it",
+            f"write to {draw(rng, 'shop')}",
+            f"say that the {thing} can be {_verb(rng)[1]}",
+            f"pay {draw(rng, 'price')} for the {thing}",
+            f"wait until {draw(rng, 'day')}",
+            "wait",
+            f"{verb} it",
+            f"{verb} what is left",
+        )
+    )
+    return step + _adjunct(rng)
+
+
+#: Advice that takes up a slot of the message, with what stands there when nobody is specific.
+_NAMED: dict[str, tuple[str, ...]] = {
+    "item": (
+        "VERB [the {item}|the thing]",
+        "VERB the THING [of the {item}|of the thing]",
+        "ask about [the {item}|something]",
+    ),
+    "itemb": ("VERB [the {itemb}|the thing]", "look for [{a itemb}|something]"),
+    "name": (
+        "ask [{name}|someone] about the THING",
+        "VERB the THING with [{name}|someone]",
+        "tell [{name}|the person] so",
+    ),
+    "shop": (
+        "take the THING [to {shop}|somewhere]",
+        "write [to {shop}|to someone]",
+        "ask [{shop}|the firm] for THINGA",
+    ),
+    "city": ("look for THINGA [in {city}|somewhere]", "VERB the THING [in {city}|somewhere]"),
+    "day": ("VERB the THING [before {day}|at some point]", "ask again [on {day}|at some point]"),
+    "month": ("VERB the THING [in {month}|at some point]",),
+    "time": ("VERB the THING [at {time}|at some point]",),
+    "price": ("ask for [the {price}|the sum]", "offer [{price}|some amount] for the THING"),
+    "dur": ("VERB the THING [for {dur}|for some time]", "say [that it took {dur}|something about it]"),
+    "order": ("quote [number {order}|some number]", "write [{order}|something] on the THING"),
+    "room": ("VERB the THING [in the {room}|somewhere]", "leave [the {room}|the place of the matter] alone"),
+    "relation": ("ask [your {relation}|someone] to VERB it", "talk to [your {relation}|someone]"),
+}
+_HOLDER = re.compile(r"VERB|THINGA?")
+
+
+def _named_step(rng: random.Random, slots: dict[str, str]) -> str:
+    template = rng.choice(_NAMED[rng.choice([slot for slot in slots if slot in _NAMED])])
+
+    def word(match: re.Match[str]) -> str:
+        if match.group() == "VERB":
+            return _verb(rng)[0]
+        thing = _thing(rng)
+        return f"{article(thing)} {thing}" if match.group() == "THINGA" else thing
+
+    return fill(_HOLDER.sub(word, template), slots) + (_adjunct(rng) if rng.random() < 0.4 else "")
+
+
+def make_case(rng: random.Random) -> Case:
+    """A problem that nobody has, with five pieces of advice for it, two or more of them about the message's own."""
+    verb, did = _verb(rng)
+    text, detail = rng.choice(_MESSAGES), rng.choice(_DETAILS) if rng.random() < 0.4 else ""
+    slots = {"verb": verb, "did": did}
+    for slot in slots_in(f"{text} {detail}"):
+        if slot not in slots:
+            slots[slot] = draw(rng, slot, frozenset(slots.values()))
+    message = read_message(text)
+    steps = [_named_step(rng, slots) for _ in range(rng.choice((2, 2, 3)))]
+    steps += [_plain_step(rng) for _ in range(2)]
+    rng.shuffle(steps)
+    query = " ".join(fill(part, slots) for part in (message.text, detail) if part)
+    scenario = Scenario("free", (message,), (), tuple(_FEELINGS), tuple(steps), tuple(_LIMITS), tuple(_JOKES))
+    return Case(scenario, query[0].upper() + query[1:], fill(message.clause, slots), {})
