@@ -16,7 +16,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from mal_train.demo.generate import is_apart
-from mal_train.demo.oracles import before_run_on, facts, satisfies
+from mal_train.demo.oracles import before_run_on, facts, keeps, satisfies
+from mal_train.demo.slots import PRODUCTS
 from mal_train.demo.writing import EXTRA_OBJECTIVES
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
 
@@ -104,14 +105,14 @@ def tally(cases, edit):
             count(table, f"satisfied: {origin}", good)
             count(table, "satisfied: all", good)
             count(table, f"objective: {name}", good)
-            if is_apart(frozenset(wanted)):
+            if is_apart(frozenset(wanted)):  # asked for together in no training request
                 count(table, "unseen combinations", good)
             if fresh:
                 count(table, "withheld scenarios", good)
         for fact in facts(weak):
-            count(table, f"facts kept: {origin}", fact in after)
-            count(table, "facts kept: all", fact in after)
-        count(table, "nothing invented", facts(after) <= facts(query) | facts(weak))
+            count(table, f"facts kept: {origin}", keeps(after, fact))
+            count(table, "facts kept: all", keeps(after, fact))
+        count(table, "no name or number invented", facts(after) - PRODUCTS <= facts(query) | facts(weak))
     return table
 
 

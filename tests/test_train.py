@@ -95,6 +95,18 @@ def test_a_query_never_falls_on_both_sides_of_the_split(tmp_path):
     assert {r.query for r in training} & {r.query for r in held_out}
 
 
+def test_the_manifest_names_what_recurs_and_no_objective_of_one_row(tmp_path):
+    from mal_train.run import _objectives
+
+    lines = [
+        row(f"q{i}", ("a", {"empathy": 1, **extra}), ("b", {"empathy": 0, **dict.fromkeys(extra, 0)}))
+        for i, extra in enumerate([{}, {"bowl: The response should say hello.": 1}, {}])
+    ]
+    rows, _ = read_rows(write_rows(tmp_path / "rows.jsonl", lines), builtin_catalogue())
+    assert [objective.name for objective in _objectives(rows)] == ["empathy"]
+    assert [objective.name for objective in _objectives(rows[1:2])] == ["bowl", "empathy"]
+
+
 # --- recipe ---
 
 

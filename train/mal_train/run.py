@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,7 +215,9 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
 
 
 def _objectives(rows: list[Row]) -> list[Objective]:
-    return sorted({o for row in rows for answer in row.answers for o in answer.ratings}, key=lambda o: o.name)
+    """What the aligner was trained on; what is worded for a single row taught it to read and is not its own."""
+    seen = Counter(o for row in rows for o in {o for answer in row.answers for o in answer.ratings})
+    return sorted([o for o, count in seen.items() if count > 1] or seen, key=lambda o: o.name)
 
 
 @contextmanager

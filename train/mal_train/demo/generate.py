@@ -29,7 +29,7 @@ Row = dict[str, Any]
 #: Share of the aligner's pairs whose problem and advice no other row has.
 FREE = 0.5
 
-#: Objectives that training never asks for together, in one edit.
+#: Objectives that no edit request of the training data names together.
 APART = (
     frozenset({"empathy", "honesty"}),
     frozenset({"clarity", "humor"}),
@@ -40,9 +40,21 @@ APART = (
 _WEIGHT = {"specificity": 2.5, "clarity": 1.5, "brevity": 1.3, "politeness": 1.3}
 
 
-def ratings(satisfied: frozenset[str]) -> dict[str, int]:
-    """All objectives with 1 or 0."""
-    return {name: int(name in satisfied) for name in OBJECTIVES}
+def ratings(satisfied: frozenset[str], rated: Sequence[str]) -> dict[str, int]:
+    """The objectives that are rated, with 1 or 0."""
+    return {name: int(name in satisfied) for name in rated}
+
+
+def _rated(rng: random.Random, *sets: frozenset[str]) -> list[str]:
+    """What is rated in answers satisfying ``sets``: all that differs, and up to four others, never kept apart.
+
+    An equal edit names all that is level (Algorithm 1), so what is level decides which are named together.
+    """
+    asked = frozenset.union(*sets) - frozenset.intersection(*sets)
+    while True:
+        level = rng.sample([name for name in OBJECTIVES if name not in asked], rng.randint(1, 4))
+        if not is_apart(frozenset(level)):
+            return [name for name in OBJECTIVES if name in asked or name in level]
 
 
 def _some(rng: random.Random, names: Sequence[str], count: int) -> frozenset[str]:
@@ -105,7 +117,8 @@ def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
         other = make_plan(rng, plan.case, shaped=True)
         texts = [render(plan, good), render(other, good)]
         if texts[0] != texts[1] and all(map(fits, texts)):
-            return plan, [{"text": text, "ratings": ratings(good)} for text in texts]
+            rated = _rated(rng, good)
+            return plan, [{"text": text, "ratings": ratings(good, rated)} for text in texts]
 
 
 def make_pair(rng: random.Random) -> Row:
@@ -115,7 +128,8 @@ def make_pair(rng: random.Random) -> Row:
     else:
         sets = _sets(rng)
         plan, texts = write(rng, sets, case=_training_case(rng), shaped=True)
-        answers = [{"text": text, "ratings": ratings(good)} for text, good in zip(texts, sets, strict=True)]
+        rated = _rated(rng, *sets)
+        answers = [{"text": text, "ratings": ratings(good, rated)} for text, good in zip(texts, sets, strict=True)]
         if rng.random() < 0.12:
             _with_invented(rng, answers, better=1)
         rng.shuffle(answers)

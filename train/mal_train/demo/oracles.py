@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from . import phrases
-from .slots import DAYS, MONTHS
+from .slots import DAYS, MONTHS, PRODUCTS
 
 #: What vague steps hold in place of the user's own words.
 VAGUE = re.compile(
@@ -123,11 +123,22 @@ _PROPER = re.compile(r"(?<=[a-z,;:] )[A-Z][A-Za-z]+(?: (?:& )?[A-Z][A-Za-z]+)*")
 _CALENDAR = re.compile(r"\b(?:" + "|".join(DAYS + MONTHS) + r")\b")
 
 
-def facts(text: str) -> set[str]:
-    """Numbers, order numbers, prices, times, durations and names in a text.
+_PRODUCT = re.compile(r"\b(?:" + "|".join(sorted(map(re.escape, PRODUCTS), key=len, reverse=True)) + r")\b")
 
-    A capitalised word counts as a name inside a sentence only; list numbers ("1.") count as nothing.
+
+def facts(text: str) -> set[str]:
+    """Numbers, order numbers, prices, times, durations, names and products in a text.
+
+    A capitalised word counts as a name inside a sentence only; list numbers ("1.") count as nothing. Small talk and
+    jokes hold no products: an edit may drop or add them.
     """
     text = re.sub(r"(?m)^\d+\. ", "", text)
     found = set(_FACT.findall(text)) | set(_CALENDAR.findall(text))
-    return found | {name for name in _PROPER.findall(text) if name not in {"I"}}
+    found |= {name for name in _PROPER.findall(text) if name not in {"I"}}
+    serious = (part for part in sentences(text) if not (_RAMBLE.search(part) or _JOKE.search(part)))
+    return found | {product for part in serious for product in _PRODUCT.findall(part)}
+
+
+def keeps(text: str, fact: str) -> bool:
+    """Whether a fact stands in a text as a word of its own: "3" is not kept in "13"."""
+    return bool(re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text))

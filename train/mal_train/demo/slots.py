@@ -180,6 +180,15 @@ _NOUNS = GOODS + tuple(
 )
 
 
+#: What a message can be about: things that an edit must not exchange for others.
+PRODUCTS = frozenset(GOODS).union(
+    *(
+        _PLAIN[kind]
+        for kind in ("dish", "cake", "plant", "pet", "instrument", "device", "phone", "clothes", "food", "bag", "bike")
+    )
+)
+
+
 def made_up(rng: random.Random) -> str:
     """A pronounceable name nobody has heard of."""
     word = ""
