@@ -21,6 +21,7 @@ from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, 
 from .manifest import Manifest
 from .objectives import Objective, load_catalogue, resolve
 from .policies import Draft, GgufPolicy, GivenAnswer, Policy
+from .prompts import Message
 
 if TYPE_CHECKING:
     from .llama.decode import Counts, Generation, Sampling
@@ -37,7 +38,7 @@ _LATE = {
 
 __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
     "align", "align_each", "Aligner", "Correction",
-    "GgufPolicy", "GivenAnswer", "Policy", "Draft",
+    "GgufPolicy", "GivenAnswer", "Policy", "Draft", "Message",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",
     "Objective", "resolve", "load_catalogue", "Manifest",
     "DEMO_ALIGNER", "DEMO_POLICY",

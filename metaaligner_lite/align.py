@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import ModelError, PromptTooLong, UsageError
 from .objectives import Objective, resolve
 from .policies import Draft, Policy
-from .prompts import LAYOUTS, ChatTemplate, edit_prompt, invocation
+from .prompts import LAYOUTS, ChatTemplate, Message, edit_prompt, invocation
 
 if TYPE_CHECKING:
     from .llama.decode import Generation, OnText, Sampling
@@ -51,18 +53,27 @@ def align(
     *,
     policy: Policy,
     aligner: Aligner,
+    history: Sequence[Message] = (),
     rounds: int = 1,
     on_draft: OnText | None = None,
     on_edit: OnText | None = None,
 ) -> Correction:
     """Let `policy` answer `query`, then let `aligner` edit that answer toward `objectives` (paper section 3.3).
 
-    With several `rounds` the edit is edited again, until a round changes nothing. The texts stream to `on_draft` and
+    `history` holds the turns before the query, as their reader saw them. With several `rounds` the edit is edited
+    again, until a round changes nothing. The texts stream to `on_draft` and
     `on_edit`. A correction that does not fit the aligner's context, or comes out empty, leaves the text as it was and
     says so in `failure`. Raises UsageError for an empty query or an unknown objective, and what the policy raises.
     """
     return align_each(
-        query, [objectives], policy=policy, aligner=aligner, rounds=rounds, on_draft=on_draft, on_edit=on_edit
+        query,
+        [objectives],
+        policy=policy,
+        aligner=aligner,
+        history=history,
+        rounds=rounds,
+        on_draft=on_draft,
+        on_edit=on_edit,
     )[0]
 
 
@@ -72,6 +83,7 @@ def align_each(
     *,
     policy: Policy,
     aligner: Aligner,
+    history: Sequence[Message] = (),
     rounds: int = 1,
     on_draft: OnText | None = None,
     on_edit: OnText | None = None,
@@ -84,15 +96,18 @@ def align_each(
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
     wanted = [tuple(resolve(objectives)) for objectives in objective_sets]
+    turns = (history,) if history else ()  # a policy that knows no turns is asked single questions as ever
     if getattr(policy, "elsewhere", False):
-        on_draft = aligner.reading_ahead(query, wanted[0], on_draft)
-    draft = policy.answer(query, on_draft)
+        with aligner.reading_ahead(query, wanted[0], on_draft, *turns) as listen:
+            draft = policy.answer(query, listen, *turns)
+    else:
+        draft = policy.answer(query, on_draft, *turns)
     corrections = [Correction(query, objectives, draft, draft.text, aligner.layout) for objectives in wanted]
     drafts = dict(enumerate([draft] * len(wanted)))  # what the next round edits, by correction
     for _ in range(rounds):
         try:
             edits = aligner.edit(
-                query, [(draft, wanted[i]) for i, draft in drafts.items()], on_edit if rounds == 1 else None
+                query, [(draft, wanted[i]) for i, draft in drafts.items()], on_edit if rounds == 1 else None, *turns
             )
         except PromptTooLong as error:
             for i in drafts:
@@ -159,13 +174,23 @@ class Aligner:
         query: str,
         drafts: Sequence[tuple[Draft, Sequence[Objective]]],
         on_text: OnText | None = None,
+        history: Sequence[Message] = (),
     ) -> list[Generation]:
         """Edit each of several weak answers to one query toward its own objectives, side by side.
 
-        `on_text` gets the first as it grows. Raises PromptTooLong if the prompts and edits do not fit the context.
+        `history` are the turns before the query. `on_text` gets the first as it grows. Raises PromptTooLong if the
+        prompts and edits do not fit the context.
         """
         prompts = [
-            edit_prompt(self.layout, query, draft.text, objectives, self.template, answer_tokens=self._cached(draft))
+            edit_prompt(
+                self.layout,
+                query,
+                draft.text,
+                objectives,
+                self.template,
+                answer_tokens=self._cached(draft),
+                history=history,
+            )
             for draft, objectives in drafts
         ]
         length = max(len(self.engine.model.encode_text(text)) for text in {draft.text for draft, _ in drafts})
@@ -182,26 +207,41 @@ class Aligner:
             adapted=self.engine.adapter is not None,
         )
 
-    def reading_ahead(self, query: str, objectives: Sequence[Objective], on_text: OnText | None = None) -> OnText:
-        """A listener that lets the aligner read the query and the answer as it grows, then tells `on_text`.
+    @contextmanager
+    def reading_ahead(
+        self,
+        query: str,
+        objectives: Sequence[Objective],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+    ) -> Iterator[OnText]:
+        """Read the query, then the answer as it grows, beside the policy; gives a listener that also tells `on_text`.
 
-        Worth it where the time between two parts of the answer is idle here: a policy on another machine. On the same
-        processor it only makes the policy wait.
+        Worth it where the policy works on another machine: it never waits for the reading, which has a thread of its
+        own. On the same processor the policy would only be slower (bench/ahead.py).
         """
-        answer, read = "", -1
+        answer, read = "", 0
 
-        def listen(part: str) -> None:
-            nonlocal answer, read
-            if on_text:
-                on_text(part)
-            answer += part
-            if read < 0 or len(answer) - read >= _AHEAD:  # the query at once, then stretches worth a batch
-                read = len(answer)
-                prompt = edit_prompt(self.layout, query, answer, objectives, self.template)
-                end = max(i for i, piece in enumerate(prompt) if piece.content and piece.text == answer)
-                self.engine.read_ahead(prompt[: end + 1])
+        def reading() -> Future[None]:
+            text = answer or "-"  # something to find its place by
+            prompt = edit_prompt(self.layout, query, text, objectives, self.template, history=history)
+            place = max(i for i, piece in enumerate(prompt) if piece.content and piece.text == text)
+            return worker.submit(self.engine.read_ahead, prompt[: place + bool(answer)])
 
-        return listen
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            pending = reading()
+
+            def listen(part: str) -> None:
+                nonlocal answer, read, pending
+                if on_text:
+                    on_text(part)
+                answer += part
+                if pending.done() and len(answer) - read >= _AHEAD:  # stretches worth a batch
+                    pending.result()
+                    read, pending = len(answer), reading()
+
+            yield listen
+            pending.result()
 
     def _cached(self, draft: Draft) -> tuple[int, ...]:
         """The tokens a draft was written with, if this engine wrote them and they spell it: its cache then fits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,11 +25,12 @@ class Draft:
 class Policy(Protocol):
     """Anything that answers a query.
 
-    One that works on another machine may say `elsewhere = True`: while it writes, the aligner then reads what is there.
+    One that works on another machine may say `elsewhere = True`: the aligner then reads the query while it thinks, and
+    the answer while it writes.
     """
 
-    def answer(self, query: str, on_text: OnText | None = None) -> Draft:
-        """The weak answer to `query`; `on_text` gets it as it grows."""
+    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Draft:
+        """The weak answer to `query`; `on_text` gets it as it grows. `history` is given if there were turns before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class GivenAnswer:
     text: str
     generation: Generation | None = None
 
-    def answer(self, query: str, on_text: OnText | None = None) -> Draft:
+    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Draft:
         """The given text, whatever the query."""
         return Draft(self.text, self.generation)
 
@@ -64,8 +66,8 @@ class GgufPolicy:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
 
-    def answer(self, query: str, on_text: OnText | None = None) -> Draft:
-        """The model's answer. Raises PromptTooLong if query and answer do not fit its context."""
-        prompt = chat_prompt([Message("user", query)], self.template)
+    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Draft:
+        """The model's answer. Raises PromptTooLong if conversation and answer do not fit its context."""
+        prompt = chat_prompt([*history, Message("user", query)], self.template)
         (generation,) = self.engine.run([prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
         return Draft(generation.text, generation, self.engine)

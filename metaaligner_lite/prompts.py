@@ -90,13 +90,14 @@ def edit_prompt(
     *,
     equal: bool = False,
     answer_tokens: Sequence[int] = (),
+    history: Sequence[Message] = (),
 ) -> Prompt:
     """The aligner's prompt: edit `answer` to `query` toward `objectives` (paper section 3.1, T(q, y, O, t)).
 
-    `equal` asks for an equally good answer (t = equal, training only). `answer_tokens` are the ids the same model
-    wrote the answer with, if its KV cache is to be continued (conversation layout). Raises UsageError for an
-    unknown layout or an empty list of objectives, ModelError if `conversation` is asked of a model without a chat
-    template.
+    `history` are the turns before the query, for layouts that know turns. `equal` asks for an equally good answer
+    (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV cache is to
+    be continued (conversation layout). Raises UsageError for an unknown layout, an empty list of objectives or turns
+    that a layout has no place for, ModelError if `conversation` is asked of a model without a chat template.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
@@ -108,9 +109,12 @@ def edit_prompt(
         first, *rest = _fill(_REQUEST, goal=goal, aspects=aspects)
         request = (replace(first, request=True), *rest)
         weak = (Piece(answer, content=True, tokens=tuple(answer_tokens)),)
-        return _need(template).render([_turn("user", query), ("assistant", weak), ("user", request)])
-    if layout == "paper/hh-rlhf" and "Human:" not in query:
-        query = f"\n\nHuman: {query} \n\nAssistant:"  # HH-RLHF dialogues carry their turn markers
+        before = [_turn(message.role, message.content) for message in history]
+        return _need(template).render([*before, _turn("user", query), ("assistant", weak), ("user", request)])
+    if layout == "paper/hh-rlhf" and (history or "Human:" not in query):
+        query = _dialogue(query, history)
+    elif history:
+        raise UsageError(f"the layout {layout} has no place for earlier turns; use {CONVERSATION} or paper/hh-rlhf")
     return _fill(_PAPER[layout], goal=goal, aspects=aspects, query=query, answer=answer)
 
 
@@ -249,6 +253,15 @@ PLAIN_DIALOGUE = ChatTemplate(
     "{% for m in messages %}{{ 'User' if m.role == 'user' else 'Assistant' }}: {{ m.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+
+
+def _dialogue(query: str, history: Sequence[Message]) -> str:
+    """A dialogue as HH-RLHF writes it, with its turn markers."""
+    names = {"user": "Human", "assistant": "Assistant"}
+    if unknown := {message.role for message in history} - set(names):
+        raise UsageError(f"the layout paper/hh-rlhf knows the roles user and assistant, not {unknown.pop()!r}")
+    before = "".join(f"\n\n{names[message.role]}: {message.content}" for message in history)
+    return f"{before}\n\nHuman: {query} \n\nAssistant:"
 
 
 def _turn(role: str, text: str) -> tuple[str, Prompt]:

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner, align
+from metaaligner_lite.align import Aligner, align, align_each
 from metaaligner_lite.errors import FileProblem, ModelError
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.engine import open_engine
@@ -78,10 +78,33 @@ def test_a_shared_pair_aligns_like_two_engines(tiny_path, adapter_path):
             correction = align("Hello?", objectives, policy=policy, aligner=aligner)
             assert correction.draft.text == expected.text
             read_twice = align("Hello?", objectives, policy=GivenAnswer(expected.text), aligner=aligner)
-            assert read_twice.layout == "conversation"
+            assert read_twice.aligned and not read_twice.failure
         request = "<|im_end|>\n<|im_start|>user\nEdit your answer to improve it considering these aspects: Clarity: "
         assert correction.edit.counts.read < len(request) + 200
         assert correction.edit.counts.reused >= len("user\nHello?\nassistant\n")
+
+
+def test_several_sets_and_rounds_on_a_shared_base(tiny_path, adapter_path, monkeypatch):
+    """Forked caches keep what was read without the adapter and with it: each text is that of the set alone."""
+    sets = ["empathy", "clarity", "empathy,clarity", "honesty"]
+    with open_engine(tiny_path, adapter=adapter_path, threads=1) as shared:
+        aligner = Aligner(shared, layout="conversation", max_tokens=16)
+        policy = GgufPolicy(shared, max_tokens=16)
+        alone = [align("Hello?", names, policy=policy, aligner=aligner, rounds=2) for names in sets]
+        switches, library = [], shared._context._lib
+        switched = library.llama_set_adapters_lora
+        monkeypatch.setattr(library, "llama_set_adapters_lora", lambda *a: switches.append(a[2]) or switched(*a))
+        together = align_each("Hello?", sets, policy=policy, aligner=aligner)
+        assert [c.text for c in together] == [align("Hello?", n, policy=policy, aligner=aligner).text for n in sets]
+        both = align_each("Hello?", sets, policy=policy, aligner=aligner, rounds=2)
+        assert [c.text for c in both] == [c.text for c in alone]
+        query_and_answer = len("user\nHello?assistant\n") + len(together[0].draft.generation.tokens)
+        assert all(c.edit.counts.reused >= query_and_answer for c in together)
+    with open_engine(tiny_path, adapter=adapter_path, threads=1) as shared:
+        aligner = Aligner(shared, layout="conversation", max_tokens=16)
+        switches.clear()
+        align_each("Hello?", sets, policy=GgufPolicy(shared, max_tokens=16), aligner=aligner)
+        assert switches == [1]  # on for the edits, and not off and on again between sets that share all before
 
 
 def test_refused_adapters(base, tiny_path, tmp_path):

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,10 @@ from metaaligner_lite.errors import FileProblem, ModelError, PromptTooLong, Usag
 from metaaligner_lite.llama.engine import Engine, open_engine
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
+from metaaligner_lite.objectives import resolve
 from metaaligner_lite.output import account, notes, record
 from metaaligner_lite.policies import Draft, GgufPolicy, GivenAnswer
-from metaaligner_lite.prompts import CONVERSATION, Piece
+from metaaligner_lite.prompts import CONVERSATION, Message, Piece, edit_prompt
 
 
 def test_policy_answers_and_aligner_edits(tiny_path, aligner):
@@ -235,11 +237,12 @@ def test_a_failed_round_keeps_the_text_before(engine):
 class Remote:
     """A policy on another machine: its text arrives in parts."""
 
-    def __init__(self, *parts, elsewhere=True):
-        self.parts, self.elsewhere = parts, elsewhere
+    def __init__(self, *parts, elsewhere=True, pause=0.0):
+        self.parts, self.elsewhere, self.pause = parts, elsewhere, pause
 
     def answer(self, query, on_text=None):
         for part in self.parts:
+            time.sleep(self.pause)
             if on_text:
                 on_text(part)
         return Draft("".join(self.parts))
@@ -258,11 +261,66 @@ def test_reading_ahead_of_a_policy_elsewhere(tmp_path, layout, monkeypatch):
     engine._context.roll_back(0)
     soon = align(query, "empathy", policy=Remote(*parts), aligner=aligner, on_draft=seen.append)
     assert seen == parts
-    assert len(ahead) == 2  # the query with the first part, then a stretch worth a batch
+    assert 1 <= len(ahead) <= 2  # the query at once, then a stretch worth a batch unless the query is still being read
     assert soon.text == late.text
     assert late.edit.counts.reused == 0
-    assert soon.edit.counts.reused >= len(query) + len("".join(parts)) - 120
+    assert soon.edit.counts.reused >= len(query)
+    # A policy that writes slowly has all but the last stretch of its answer read by the time it ends.
+    engine._context.roll_back(0)
+    slow = align(query, "empathy", policy=Remote(*parts, pause=0.05), aligner=aligner)
+    assert slow.text == late.text
+    assert slow.edit.counts.reused >= len(query) + len("".join(parts)) - 120
+    # What goes wrong while reading is told, not lost in a thread.
+    monkeypatch.setattr(engine, "read_ahead", lambda prompt: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        align(query, "empathy", policy=Remote(*parts), aligner=aligner)
+    monkeypatch.setattr(engine, "read_ahead", read)
     # An answer too long for the context is left to the error that says so.
     failed = align(query, "empathy", policy=Remote("word " * 500), aligner=aligner)
     assert "the prompt is" in failed.failure
     engine.close()
+
+
+def test_the_next_turn_reads_only_what_is_new(tiny_path, aligner):
+    """Each model reuses the conversation up to the answer that its reader saw, which it may not have read yet."""
+    history = [Message("user", "Where is my parcel?"), Message("assistant", "It is in the depot in Leeds.")]
+    follow = "And when does it come?"
+    with open_engine(tiny_path, threads=1) as other:
+        policy = GgufPolicy(other, max_tokens=12)
+        align("Where is my parcel?", "empathy", policy=policy, aligner=aligner)
+        second = align(follow, "empathy", policy=policy, aligner=aligner, history=history)
+        third_history = [*history, Message("user", follow), Message("assistant", second.text)]
+        third = align("Thanks.", "clarity", policy=policy, aligner=aligner, history=third_history)
+        for turn, known in (
+            (second, "Where is my parcel?"),
+            (third, "Where is my parcel?It is in the depot in Leeds."),
+        ):
+            for generation in (turn.draft.generation, turn.edit):
+                assert generation.counts.reused >= len(known)
+        assert second.draft.text != policy.answer(follow).text
+        for turn, before in ((second, history), (third, third_history)):
+            fresh = GgufPolicy(other, max_tokens=12).answer(turn.query, history=before)
+            assert fresh.text == turn.draft.text
+
+
+def test_turns_in_the_papers_layouts(tiny_path):
+    objectives = resolve("empathy")
+    turns = [Message("user", "a?"), Message("assistant", "b.")]
+    text = "".join(piece.text for piece in edit_prompt("paper/hh-rlhf", "c?", "d.", objectives, history=turns))
+    assert "| Context: \n\nHuman: a?\n\nAssistant: b.\n\nHuman: c? \n\nAssistant: | Answer: d. |" in text
+    with pytest.raises(UsageError, match="no place for earlier turns"):
+        edit_prompt("paper/imhi", "c?", "d.", objectives, history=turns)
+    with pytest.raises(UsageError, match="not 'system'"):
+        edit_prompt("paper/hh-rlhf", "c?", "d.", objectives, history=[Message("system", "x")])
+
+
+def test_an_aligner_of_another_vocabulary_tokenizes_the_answer_itself(tiny_path, tmp_path):
+    """Token ids of the policy's mean nothing to it: its edit of a written answer is that of the same text given."""
+    path = tiny.write_model(tmp_path / "other.gguf", specials=[*tiny.SPECIALS, "<|x|>", "<|y|>"])
+    with open_engine(tiny_path, threads=1) as policy, open_engine(path, threads=1) as engine:
+        aligner = Aligner(engine, layout=CONVERSATION, max_tokens=24)
+        assert engine.model.encode_text("Hello") != policy.model.encode_text("Hello")
+        written = align("Hello?", "empathy", policy=GgufPolicy(policy, max_tokens=12), aligner=aligner)
+        given = align("Hello?", "empathy", policy=GivenAnswer(written.draft.text), aligner=aligner)
+        assert written.edit.tokens == given.edit.tokens
+        assert given.edit.counts.read == 1  # the very same prompt

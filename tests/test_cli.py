@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -94,6 +95,46 @@ def test_show(align, show, expected):
     code, out, _ = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--show", show)
     assert code == 0
     assert out.startswith(expected)
+
+
+def test_drafts_can_be_turned_off(align):
+    options = ("Hello?", "--answer", "Fine. " * 9, "-o", "empathy", "--json")
+    plain, drafted = (json.loads(align(*options, flag)[1]) for flag in ("--no-draft", "--draft"))
+    assert plain["text"] == drafted["text"]
+    assert plain["aligner"]["drafted"] == 0
+
+
+def test_a_conversation_goes_on(align, tmp_path):
+    path = tmp_path / "chat.json"
+    turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "In Leeds."}]
+    path.write_text(json.dumps(turns))
+    code, out, _ = align("And now?", "-o", "empathy", "--history", path, "--json")
+    later, alone = json.loads(out), json.loads(align("And now?", "-o", "empathy", "--json")[1])
+    assert code == 0
+    for stage in ("policy", "aligner"):
+        assert later[stage]["read"] > alone[stage]["read"]
+    low = json.loads(align("And now?", "-o", "empathy", "--history", path, "--json", "--low-memory")[1])
+    assert (low["draft"], low["text"]) == (later["draft"], later["text"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot read the conversation"),
+        ("{}", "holds no conversation; expected a list"),
+        ("[1]", "turn 1 in .* is not one"),
+        ('[{"role": "user", "content": "a", "name": "b"}]', "turn 1 in .* is not one"),
+        ('[{"role": "user", "content": 5}]', "turn 1 in .* is not one"),
+        ('[{"role": "robot", "content": "a"}]', "has the role 'robot'"),
+        ('[{"role": "user", "content": "a"}]', "ends with the user's turn"),
+    ],
+)
+def test_a_file_that_is_no_conversation(align, tmp_path, text, message):
+    path = tmp_path / "chat.json"
+    path.write_text(text)
+    code, _, err = align("Hello?", "-o", "empathy", "--history", path)
+    assert code == 1
+    assert re.search(message, err.replace("\n", " "))
 
 
 def test_several_sets_of_objectives(align):

@@ -106,15 +106,6 @@ def test_sampling_is_repeatable_by_seed(context):
     assert first.tokens != other.tokens
 
 
-def test_sliding_window_models_read_again_correctly(tmp_path):
-    path = tiny.write_model(tmp_path / "gemma.gguf", architecture="gemma2", window=8)
-    with open_model(path, repack=False) as gemma, Context(gemma, 256, threads=1) as context:
-        prompt = [3 + i % 200 for i in range(60)]
-        fresh = tiny.write(context, prompt, 10)
-        tiny.write(context, [*prompt[:50], 9, 9, 9, 9], 10)
-        assert tiny.write(context, prompt, 10).tokens == fresh.tokens
-
-
 def test_texts_written_side_by_side_equal_texts_written_alone(model):
     rng = random.Random(4)
     shared = [rng.randrange(3, 259) for _ in range(50)]

@@ -80,6 +80,23 @@ def test_a_shared_base_keeps_what_it_read_either_way(tiny_path, folder, tmp_path
     assert (again.draft.text, again.text) == (first.draft.text, first.text)
 
 
+def test_another_adapter_or_scale_shares_nothing(tiny_path, folder, tmp_path, monkeypatch):
+    with open_model(tiny_path, repack=False) as base:
+        words = invocation(ChatTemplate(tiny.CHATML), base)
+    first, second = (tiny.write_adapter(tmp_path / f"{seed}.gguf", words, seed=seed) for seed in (1, 2))
+
+    def reused(adapter):
+        with open_engine(tiny_path, adapter=adapter, threads=1, cache=folder) as engine:
+            aligner = Aligner(engine, layout="conversation", max_tokens=8)
+            return align(QUERY, "empathy", policy=GivenAnswer("Yes."), aligner=aligner).edit.counts.reused
+
+    assert reused(first) == 0
+    assert reused(first) > 0
+    assert reused(second) == 0
+    monkeypatch.setattr("metaaligner_lite.llama.engine.ADAPTER_SCALE", 0.5)
+    assert reused(first) == 0
+
+
 @pytest.mark.parametrize("change", ["weights", "kv", "library"])
 def test_another_model_or_setting_shares_nothing(tiny_path, folder, tmp_path, monkeypatch, change):
     path = tiny.write_model(tmp_path / "m.gguf")

@@ -129,10 +129,11 @@ def write_adapter(
     width: int = 64,
     kv_width: int = 32,
     architecture: str = "llama",
+    seed: int = 9,
     **keys: str,
 ) -> Path:
     """A random LoRA adapter on q and v of a tiny Llama; activated if it names invocation tokens."""
-    rng = np.random.default_rng(9)
+    rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")

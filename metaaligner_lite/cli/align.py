@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ..align import Aligner, Correction
     from ..llama.engine import Engine
     from ..objectives import Objective
-    from ..prompts import ChatTemplate
+    from ..prompts import ChatTemplate, Message
 
 
 class Show(StrEnum):
@@ -55,6 +56,10 @@ def align(
     ] = None,
     answer: Annotated[
         str | None, typer.Option("--answer", help="Edit this text instead of asking a policy ('-': standard input).")
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", help='The turns before QUERY, as JSON: [{"role": "user", "content": "..."}, ...].'),
     ] = None,
     show: Annotated[
         Show | None, typer.Option("--show", help="What to print (default: diff on a terminal, final in a pipe).")
@@ -148,6 +153,7 @@ def align(
     catalogue = load_catalogue(objectives_file)
     wanted = [resolve(names, catalogue) for names in objectives or [""]]
     template = _template(chat_template)
+    turns = _turns(history) if history else ()
     sampling = Sampling(temperature=temperature, seed=seed)
     screen = _Screen(show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == 1)
 
@@ -176,7 +182,7 @@ def align(
     elif low_memory and not adapter:
         read_header(aligner or DEMO_ALIGNER)  # a wrong path is told before the policy's work, not after it
         with opened(policy or DEMO_POLICY) as engine:
-            drafted = asked(engine).answer(query, screen.draft)
+            drafted = asked(engine).answer(query, screen.draft, turns)
         source = GivenAnswer(drafted.text, drafted.generation)
     with ExitStack() as models:
         shared = models.enter_context(opened(policy or DEMO_POLICY, adapter)) if adapter else None
@@ -195,7 +201,14 @@ def align(
         ):
             screen.say(note)
         corrections = align_each(
-            query, wanted, policy=source, aligner=editor, rounds=rounds, on_draft=screen.draft, on_edit=screen.edit
+            query,
+            wanted,
+            policy=source,
+            aligner=editor,
+            history=turns,
+            rounds=rounds,
+            on_draft=screen.draft,
+            on_edit=screen.edit,
         )
     screen.finish(corrections)
     if any(correction.failure for correction in corrections):
@@ -239,6 +252,28 @@ def _template(path: Path | None) -> ChatTemplate | None:
         return ChatTemplate(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise FileProblem(f"cannot read the chat template {path}: {error}") from error
+
+
+def _turns(path: Path) -> tuple[Message, ...]:
+    """The conversation in a JSON file; it must end where the user speaks next."""
+    from ..errors import FileProblem
+    from ..prompts import Message
+
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileProblem(f"cannot read the conversation {path}: {error}") from error
+    expected = 'a list of {"role": "system" | "user" | "assistant", "content": "..."}'
+    if not isinstance(read, list):
+        raise FileProblem(f"{path} holds no conversation; expected {expected}")
+    for number, turn in enumerate(read, start=1):
+        if not isinstance(turn, dict) or set(turn) != {"role", "content"} or not isinstance(turn["content"], str):
+            raise FileProblem(f"turn {number} in {path} is not one; expected {expected}")
+        if turn["role"] not in ("system", "user", "assistant"):
+            raise FileProblem(f"turn {number} in {path} has the role {turn['role']!r}; expected {expected}")
+    if read and read[-1]["role"] == "user":
+        raise FileProblem(f"{path} ends with the user's turn; that one is the query")
+    return tuple(Message(turn["role"], turn["content"]) for turn in read)
 
 
 def _notes_on(editor: Aligner, wanted: list[list[Objective]], *, embedded: bool, foreign: bool) -> list[str]:

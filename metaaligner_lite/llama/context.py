@@ -19,6 +19,7 @@ from .model import Adapter, Model
 BATCH = 512  # tokens per llama_decode call while reading
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2, "bf16": 30, "f32": 0}  # ggml type numbers of a cache's keys and values
 SMALL = 32_000_000  # bytes of a model whose single tokens one thread writes best (bench/LOG.md)
+ADAPTER_SCALE = 1.0  # an adapter acts as it was trained
 NEVER = sys.maxsize  # a position that no text reaches: the adapter acts nowhere
 
 
@@ -111,8 +112,9 @@ class Context:
             self.sequences[sequence].tokens[:] = tokens[:keep]
         keep = self.roll_back(keep, sequence)
         self.sequences[sequence].adapted_from = adapted_from
-        self._switch(False)
-        self._read_on(tokens[keep:adapted_from], sequence)
+        if keep < adapted_from:
+            self._switch(False)
+            self._read_on(tokens[keep:adapted_from], sequence)
         if adapted_from < len(tokens):
             self._switch(True)
             self._read_on(tokens[max(keep, adapted_from) :], sequence)
@@ -217,7 +219,7 @@ class Context:
         if self._adapter is None:
             raise ModelError("no adapter was opened with this context")
         adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(self._adapter.handle)
-        status = self._lib.llama_set_adapters_lora(self.handle, adapters, int(on), (ctypes.c_float * 1)(1.0))
+        status = self._lib.llama_set_adapters_lora(self.handle, adapters, int(on), (ctypes.c_float * 1)(ADAPTER_SCALE))
         if status:
             raise ModelError(f"llama.cpp cannot switch the adapter {self._adapter.header.path} (status {status})")
         self._adapter_is_on = on

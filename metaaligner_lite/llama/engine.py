@@ -9,7 +9,7 @@ from types import TracebackType
 from ..errors import ModelError, PromptTooLong
 from ..gguf_file import read_header
 from ..prompts import Prompt, encode_request
-from .context import NEVER, Context
+from .context import ADAPTER_SCALE, NEVER, Context
 from .decode import GREEDY, Generation, OnText, Sampling, Task, generate
 from .draft import BatchCosts, Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
@@ -192,8 +192,12 @@ def open_engine(
         store = None
         if cache:
             files = [model.header, opened.header] if opened else [model.header]
+            scale = ADAPTER_SCALE if opened else None
             store = Store(
-                cache, fingerprint(files, kv, f"{model.on_gpu} {tuning and tuning.flash}"), limit=cache_bytes, say=say
+                cache,
+                fingerprint(files, kv, f"{model.on_gpu} {tuning and tuning.flash} {scale}"),
+                limit=cache_bytes,
+                say=say,
             )
     except BaseException:
         model.close()
