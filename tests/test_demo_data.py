@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mal_train.demo.writing import (
     MIN_WORDS,
     OBJECTIVES,
     Plan,
+    can_choose,
     make_plan,
     render,
     write,
@@ -141,6 +143,15 @@ def test_free_cases_read_like_sentences_and_obey_the_oracles() -> None:
         shapes += plan.muddled.startswith(("{A}", "You could", "Maybe"))
     assert len(seen) > 1300  # nothing to learn by heart
     assert 100 < shapes < 350
+
+
+def test_steps_that_are_all_the_same_are_not_chosen_from_for_ever() -> None:
+    assert not can_choose(["ask [A|someone]", "ask [B|someone]", "ask [C|someone]"], 2)
+    assert not can_choose(["wait", "go"], 2)  # neither is about the message
+    case = free.make_case(random.Random(1))
+    steps = ("ask [A|someone]", "ask [B|someone]", "wait")
+    plan = make_plan(random.Random(2), replace(case, scenario=replace(case.scenario, steps=steps)))
+    assert len(plan.named) == 2
 
 
 def test_every_verb_has_a_past() -> None:

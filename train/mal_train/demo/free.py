@@ -12,6 +12,7 @@ import re
 
 from .scenarios import Case, Scenario, read_message
 from .slots import ADJECTIVES, GOODS, article, draw, fill, made_up, slots_in
+from .writing import can_choose
 
 #: Verbs whose past tense and participle are the same; after a slash where they are not regular.
 _VERBS = """
@@ -254,6 +255,8 @@ def make_case(rng: random.Random) -> Case:
     steps = [_named_step(rng, slots) for _ in range(rng.choice((2, 2, 3)))]
     steps += [_plain_step(rng) for _ in range(2)]
     rng.shuffle(steps)
+    if not can_choose(steps, 2):
+        return make_case(rng)
     query = " ".join(fill(part, slots) for part in (message.text, detail) if part)
     scenario = Scenario("free", (message,), (), tuple(_FEELINGS), tuple(steps), tuple(_LIMITS), tuple(_JOKES))
     return Case(scenario, query[0].upper() + query[1:], fill(message.clause, slots), {})

@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from . import phrases
 from .scenarios import Case, Scenario, make_case, usable_steps
@@ -125,10 +126,17 @@ def _differ(steps: Sequence[str]) -> bool:
     return all(len({_EITHER.sub(side, step) for step in steps}) == len(steps) for side in (r"\1", r"\2"))
 
 
+def can_choose(steps: Sequence[str], count: int) -> bool:
+    """Whether so many steps differ from each other, at least one of them about the message."""
+    return any(_differ(chosen) and any("[" in step for step in chosen) for chosen in combinations(steps, count))
+
+
 def _choose_steps(rng: random.Random, scenario: Scenario, known: frozenset[str]) -> list[str]:
     """Two or three steps in order, as many of them as possible naming something from the message."""
     steps = usable_steps(scenario, known)
     count = min(len(steps), 3 if rng.random() < 0.75 else 2)
+    if count == 3 and not can_choose(steps, 3):
+        count = 2
     wanted = min(2, sum("[" in step for step in steps))
     while True:
         chosen = [steps[index] for index in sorted(rng.sample(range(len(steps)), count))]
