@@ -8,7 +8,6 @@ contestant does all the work of generating, writes the same text, and accepts th
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from machine import peak_mb
 
 clock = time.perf_counter  # or process_time, by the option "clock": see pair.py
 Case = dict[str, Any]
@@ -466,7 +467,7 @@ def main() -> None:
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         result = contestant.run(json.loads(line))
-        peak = getattr(contestant, "rss_mb", lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peak = getattr(contestant, "rss_mb", peak_mb)
         print(json.dumps(result | {"rss_mb": round(peak(), 1)}), file=replies, flush=True)
     getattr(contestant, "close", lambda: None)()
 

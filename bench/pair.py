@@ -13,27 +13,22 @@ the processors is repeated, up to --patience times; what is left of such disturb
 """
 
 import argparse
-import hashlib
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edits import KINDS, case
+from machine import Result, machine, undisturbed
 from shapes import SHAPES, build
-
-import metaaligner_lite
 
 MAIN = "70s"  # the kind of edit whose policy turn is written out, too
 RIVAL = "two Llamas"
@@ -41,41 +36,8 @@ SERVERS = "two servers, n-gram"
 FOUR = "four sets at once"
 # What can be left out; two Llamas, the rival of all ratios, are always there.
 GROUPS = ("shared", "merged", "plain", "default", "lookup", "servers", "transformers", "sets")
-DISTURBED = 0.05
 # llama-server's best at 70 %, of n-grams of 2 to 5 and drafts of 3, 8 and 15 tokens (LOG.md).
 NGRAM = "--spec-type ngram-simple --spec-ngram-simple-size-n 3 --spec-ngram-simple-size-m 15"
-Result = dict[str, Any]
-
-
-class Bystanders:
-    """How much of the processors others take: all that is busy, less this process and its descendants."""
-
-    def __init__(self) -> None:
-        self._began, self._busy, self._own = time.perf_counter(), _busy(), _own()
-
-    def share(self) -> float:
-        """Since it was made, of all processors."""
-        taken = time.perf_counter() - self._began
-        return max(0.0, (_busy() - self._busy) - (_own() - self._own)) / taken / (os.cpu_count() or 1)
-
-
-def _busy() -> float:
-    """Seconds that all processors have been busy, time stolen by other machines included."""
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _own() -> float:
-    parents, ticks = {}, {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it may have ended
-            fields = stat.read_text().rpartition(")")[2].split()
-            pid = int(stat.parent.name)
-            parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
-    own = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in own} - own:
-        own |= more
-    return sum(ticks.get(pid, 0) for pid in own) / os.sysconf("SC_CLK_TCK")
 
 
 class Child:
@@ -225,16 +187,9 @@ def _tokenized(tokenizer: Child, kind: str, turn: int, sets: int = 1) -> dict[st
 
 
 def _run(child: Child, tokens: dict[str, Any], mode: str, *, policy: bool, patience: int) -> Result:
-    tried = []
-    for _ in range(patience + 1):
-        bystanders = Bystanders()
-        result = child.run(tokens | {"mode": mode, "policy": policy})
-        if not result["same"] and mode != "free":
-            raise SystemExit(f"{mode}: other tokens came out than were recorded")
-        tried.append(result | {"foreign": round(bystanders.share(), 3)})
-        if tried[-1]["foreign"] <= DISTURBED:
-            break
-    result = min(tried, key=lambda result: result["foreign"])
+    result = undisturbed(lambda: child.run(tokens | {"mode": mode, "policy": policy}), patience)
+    if not result["same"] and mode != "free":
+        raise SystemExit(f"{mode}: other tokens came out than were recorded")
     answer, edit = len(tokens["answer_tokens"]) - 1, len(tokens["edit_tokens"][0]) - 1
     return result | {
         "policy_written": policy,
@@ -302,7 +257,7 @@ def report(
     document = {
         "bench": "pair",
         "when": time.strftime("%Y-%m-%d %H:%M"),
-        "machine": _machine(options.threads) | {"load_before": load},
+        "machine": machine(options.threads) | {"load_before": load},
         "shape": options.shape,
         "repeat": options.repeat,
         "clock": options.clock,
@@ -414,35 +369,6 @@ def _batch_costs(results: dict[str, dict[str, list[Result]]]) -> dict[int, float
                     if written:
                         seconds[size].append(taken)
     return {size: round(1000 * statistics.median(taken), 3) for size, taken in sorted(seconds.items())}
-
-
-def _machine(threads: int) -> dict[str, Any]:
-    processor = platform.processor()
-    flags: list[str] = []
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        label, _, value = line.partition(":")
-        if label.strip() == "model name":
-            processor = value.strip()
-        elif label.strip() == "flags":
-            flags = sorted(flag for flag in value.split() if flag.startswith(("avx512f", "avx512_bf16", "amx", "avx2")))
-            break
-    return {
-        "processor": processor,
-        "flags": flags,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "llama-cpp-python": version("llama-cpp-python"),
-        "python": platform.python_version(),
-        "runtime": _fingerprint(),
-    }
-
-
-def _fingerprint() -> str:
-    """Of our own sources: figures of another state of the code are other figures."""
-    folder = Path(metaaligner_lite.__file__).parent
-    sources = sorted(folder.glob("*.py")) + sorted(folder.glob("llama/*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
 
 
 if __name__ == "__main__":
