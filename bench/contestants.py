@@ -64,9 +64,10 @@ class Ours:
             return self._floor(case)
         self.aligner.draft = mode != "plain"
         policy = _Timed(self.policy) if case["policy"] else _Given(self, case)
-        objectives = case["objectives"]
-        if mode == "each":
-            return self._each(case, policy)
+        return self._each(case, policy) if mode == "each" else self.correct(case, policy)
+
+    def correct(self, case: Case, policy: Any) -> Result:
+        """The policy's answer and its correction; `policy.ended` says when the answer was written."""
         from metaaligner_lite.align import align_each
 
         first: list[float] = []
@@ -75,7 +76,7 @@ class Ours:
         self.recorded.extend(case["edit_tokens"])
         edits = align_each(
             case["query"],
-            objectives,
+            case["objectives"],
             policy=policy,
             aligner=self.aligner,
             on_edit=lambda _: first.append(clock()) if not first else None,
@@ -319,7 +320,7 @@ class TwoServers:
         for name, speculation in (("policy", []), ("aligner", options["speculation"])):
             port = _free_port()
             command = [options["server"], "-m", options[name], "--host", "127.0.0.1", "--port", str(port)]
-            command += ["-c", "2048", "-np", "1", "--threads", str(options["threads"]), "--cache-ram", "0"]
+            command += ["-c", "2048", "-np", "1", "--threads", str(options["threads"] or -1), "--cache-ram", "0"]
             command += [*options["options"], *speculation]
             self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             self.ports.append(port)
