@@ -8,7 +8,6 @@ contestant does all the work of generating, writes the same text, and accepts th
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from machine import peak_mb
 
 clock = time.perf_counter  # or process_time, by the option "clock": see pair.py
 Case = dict[str, Any]
@@ -63,9 +64,10 @@ class Ours:
             return self._floor(case)
         self.aligner.draft = mode != "plain"
         policy = _Timed(self.policy) if case["policy"] else _Given(self, case)
-        objectives = case["objectives"]
-        if mode == "each":
-            return self._each(case, policy)
+        return self._each(case, policy) if mode == "each" else self.correct(case, policy)
+
+    def correct(self, case: Case, policy: Any) -> Result:
+        """The policy's answer and its correction; `policy.ended` says when the answer was written."""
         from metaaligner_lite.align import align_each
 
         first: list[float] = []
@@ -74,7 +76,7 @@ class Ours:
         self.recorded.extend(case["edit_tokens"])
         edits = align_each(
             case["query"],
-            objectives,
+            case["objectives"],
             policy=policy,
             aligner=self.aligner,
             on_edit=lambda _: first.append(clock()) if not first else None,
@@ -318,7 +320,7 @@ class TwoServers:
         for name, speculation in (("policy", []), ("aligner", options["speculation"])):
             port = _free_port()
             command = [options["server"], "-m", options[name], "--host", "127.0.0.1", "--port", str(port)]
-            command += ["-c", "2048", "-np", "1", "--threads", str(options["threads"]), "--cache-ram", "0"]
+            command += ["-c", "2048", "-np", "1", "--threads", str(options["threads"] or -1), "--cache-ram", "0"]
             command += [*options["options"], *speculation]
             self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             self.ports.append(port)
@@ -466,7 +468,7 @@ def main() -> None:
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         result = contestant.run(json.loads(line))
-        peak = getattr(contestant, "rss_mb", lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peak = getattr(contestant, "rss_mb", peak_mb)
         print(json.dumps(result | {"rss_mb": round(peak(), 1)}), file=replies, flush=True)
     getattr(contestant, "close", lambda: None)()
 

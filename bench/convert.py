@@ -5,9 +5,9 @@
 DIR of --llama-cpp is llama.cpp's source folder, for example vendor/llama.cpp in llama-cpp-python's source
 distribution. The model is random with TinyLlama's shape (1.1B parameters, bfloat16, 2.2 GB), made once in --cache.
 All contestants run in each round, one after the other, each in processes of its own; results.jsonl in --cache keeps
-every run, and the table shows medians over all of them. Peak memory is the sum over a process and its children,
-sampled 50 times a second: "private" is what only they hold (RssAnon); "resident" also counts the pages of mapped
-files, which the system takes back when it needs them. Linux only, for its /proc.
+every run; the table, and the JSON document in the last line, show medians over all of them. Peak memory is the sum over
+a process and its children, sampled 50 times a second: "private" is what only they hold (RssAnon); "resident" also
+counts the pages of mapped files, which the system takes back when it needs them. Linux only, for its /proc.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -62,7 +63,7 @@ def main() -> None:
                     json.dumps({"what": f"{args.layers} layers, {args.type}", "name": name, **run(commands)}) + "\n"
                 )
         assert tensor_hashes(out / "ours.gguf") == tensor_hashes(out / "theirs.gguf"), "the two ways made other tensors"
-    show(log)
+    print(json.dumps({"bench": "convert", "machine": machine(0), "results": show(log)}))
 
 
 def contestants(model: Path, adapter: Path | None, out: Path, args: argparse.Namespace) -> dict[str, list[Command]]:
@@ -86,16 +87,19 @@ def contestants(model: Path, adapter: Path | None, out: Path, args: argparse.Nam
     return found
 
 
-def show(log: Path) -> None:
-    """The medians of every run there is, with the extremes of time."""
+def show(log: Path) -> list[dict[str, object]]:
+    """Print and return the medians of every run there is, with the extremes of time."""
+    rows: list[dict[str, object]] = []
     runs = [json.loads(line) for line in log.read_text().splitlines()]
     for what, name in dict.fromkeys((run["what"], run["name"]) for run in runs):
         mine = [run for run in runs if (run["what"], run["name"]) == (what, name)]
         seconds = [run["seconds"] for run in mine]
-        private, resident = (statistics.median(run[key] for run in mine) / 1e9 for key in ("private", "resident"))
+        medians = {key: statistics.median(run[key] for run in mine) for key in ("seconds", "private", "resident")}
+        rows.append({"what": what, "name": name, "runs": len(mine), "range": [min(seconds), max(seconds)], **medians})
         spread = f"({min(seconds):.1f} to {max(seconds):.1f}, {len(mine)} runs)"
-        memory = f"{private:5.2f} GB private   {resident:5.2f} GB resident"
-        print(f"{what:20}  {name:34} {statistics.median(seconds):6.1f} s {spread:26} {memory}")
+        memory = f"{medians['private'] / 1e9:5.2f} GB private   {medians['resident'] / 1e9:5.2f} GB resident"
+        print(f"{what:20}  {name:34} {medians['seconds']:6.1f} s {spread:26} {memory}")
+    return rows
 
 
 def run(commands: list[Command]) -> dict[str, float]:

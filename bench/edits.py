@@ -1,23 +1,29 @@
-"""The edits that the benchmarks replay: written by hand, and made by inserting, deleting and replacing spans.
+"""The edits that the benchmarks replay: by hand, by inserting, deleting and replacing spans, by the embedded pair.
 
 edits.jsonl holds the texts: queries with a weak and an edited answer (`source` says whose), and paragraphs that
 lengthen a conversation. An edit with a given share of copied text is made from a weak answer and another text,
 parts of which are inserted, or replace as much of the answer; parts of the answer are dropped as well. "70s" is made of
 whole sentences, as where an aligner adds comfort and drops a reproach; "70w" of stretches of a few words, as where it
 rewords throughout. The second is much the harder to draft at the same share. Lengths are drawn, not constant; what is
-inserted is running English, so that its words also occur in the answer by chance, as they do in real edits.
+inserted is running English, so that its words also occur in the answer by chance, as they do in real edits. "demo" is
+what the embedded pair writes when it is measured: its policy's answers and its aligner's edits of them (`record`).
 """
 
 import json
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from metaaligner_lite.demo import DEMO_ALIGNER, DEMO_POLICY
+
 TEXTS = Path(__file__).with_name("edits.jsonl")
-KINDS = ("real", "90s", "90w", "70s", "70w", "40s", "40w", "0")
+QUERIES = Path(__file__).with_name("handwritten.jsonl")
+MADE = ("real", "90s", "90w", "70s", "70w", "40s", "40w", "0")  # of edits.jsonl alone
+DEMO = "demo"
+KINDS = (*MADE, DEMO)
 OBJECTIVE_SETS = ("empathy", "clarity", "empathy,clarity", "politeness")
 _STRAY = 3  # words in a row that count as copied; shorter matches are chance
 
@@ -46,14 +52,19 @@ def copied_share(answer: Sequence[object], edit: Sequence[object]) -> float:
     return sum(block.size for block in blocks if block.size >= _STRAY) / max(1, len(edit))
 
 
-def case(name: str, turn: int, conversation: int = 420, sets: int = 1) -> Case:
+def case(name: str, turn: int, conversation: int = 420, sets: int = 1, recorded: Sequence[Case] = ()) -> Case:
     """A conversation of about so many words, edited as `name` says (KINDS; "real" was written by hand).
 
-    Another `turn` gives another query from its first word on, so that no cache helps from turn to turn.
+    Another `turn` gives another query from its first word on, so that no cache helps from turn to turn. "demo" takes
+    the `recorded` ones in turn, and lengthens their queries as those of the others.
     """
     rows, background = texts()
+    if name == DEMO:
+        own = recorded[turn % len(recorded)]
+        query = _query(own.query, background, turn, conversation - len(own.answer.split()))
+        return replace(own, query=query, objectives=own.objectives[:sets], edits=own.edits[:sets])
     row = rows[turn % len(rows)]
-    query = _query(row, background, turn, conversation - len(row["answer"].split()))
+    query = _query(row["query"], background, turn, conversation - len(row["answer"].split()))
     if name == "real":
         edits = [row["edit"]] * sets
     else:
@@ -66,14 +77,41 @@ def case(name: str, turn: int, conversation: int = 420, sets: int = 1) -> Case:
 def all_cases() -> Iterator[Case]:
     """One case per share and text, for measures that need no model."""
     rows, _ = texts()
-    for name in KINDS:
+    for name in MADE:
         for turn in range(len(rows)):
             yield case(name, turn)
 
 
-def _query(row: dict[str, str], background: list[str], turn: int, words: int) -> str:
+def record(rows: Path, most: int, threads: int = 0) -> list[Case]:
+    """What the embedded pair as it is now makes of the first queries of a JSONL file (query, objectives).
+
+    The edits are plain greedy ones, without drafts: for the row's own objectives first, then for OBJECTIVE_SETS, four
+    in all. Rows where policy or aligner write nothing are passed over.
+    """
+    from metaaligner_lite import Aligner, GgufPolicy, open_engine
+    from metaaligner_lite.objectives import resolve
+
+    cases: list[Case] = []
+    with open_engine(DEMO_POLICY, threads=threads) as speaker, open_engine(DEMO_ALIGNER, threads=threads) as editor:
+        policy, aligner = GgufPolicy(speaker), Aligner(editor, draft=False)
+        for line in rows.read_text(encoding="utf-8").splitlines():
+            if len(cases) == most:
+                break
+            row = json.loads(line)
+            own, draft = ",".join(row["objectives"]), policy.answer(row["query"])
+            wanted = (own, *(other for other in OBJECTIVE_SETS if other != own))[: len(OBJECTIVE_SETS)]
+            edits = [aligner.edit(row["query"], [(draft, resolve(names))])[0].text for names in wanted]
+            if draft.text and all(edits):
+                share = copied_share(draft.text.split(), edits[0].split())
+                cases.append(Case(DEMO, row["query"], draft.text, wanted, tuple(edits), share))
+    if not cases:
+        raise SystemExit(f"the embedded pair wrote nothing for the queries of {rows}")
+    return cases
+
+
+def _query(query: str, background: list[str], turn: int, words: int) -> str:
     start = turn // 2 % len(background)
-    text = " ".join([row["query"], *background[start:], *background[:start]])
+    text = " ".join([query, *background[start:], *background[:start]])
     while len(text.split()) < words:
         text += " " + text
     # The number of the turn comes first: it makes every query new, and what follows a new text for the cache.

@@ -1,12 +1,13 @@
 """Models of a real size with random weights: what a benchmark needs where no real model may be downloaded.
 
-    python bench/shapes.py --cache DIR [--shape 1.1b | small | demo]
+    python bench/shapes.py --cache DIR [--shape 1.1b | small | wide]
 
 Speed and memory depend on shapes, not on values, so random weights measure them as well as trained ones do. What
 random weights cannot tell is which tokens a model would choose: bench/pair.py gives those ("replay").
 
 A shape is written as F16 tensor by tensor, quantized to Q4_K_M by llama.cpp itself and kept in DIR (1.1b: 0.6 GB,
-about a minute). With it comes a random activated adapter (LoRA of rank 32 on q, k, v and o).
+about a minute). With it comes a random activated adapter (LoRA of rank 32 on q, k, v and o). The vocabulary holds the
+words of the benchmark's texts and those of the embedded pair's vocabulary: another pair makes other files.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ import gguf
 import numpy as np
 from edits import OBJECTIVE_SETS, TEXTS
 
+from metaaligner_lite.demo import DEMO_ALIGNER, DEMO_POLICY
+from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.prompts import PLAIN_DIALOGUE, edit_prompt
 
@@ -53,14 +57,46 @@ class Shape:
 SHAPES = {
     "1.1b": Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000),  # TinyLlama
     "small": Shape(layers=6, width=512, heads=8, kv_heads=2, ffn=1536, vocab=32000),  # for trying the benchmark out
-    "demo": Shape(layers=4, width=256, heads=4, kv_heads=2, ffn=768, vocab=4096),  # the embedded pair's
+    # Heads of 128 and as many of keys and values, as in Llama 2 7B; half as wide, and made in seconds.
+    "wide": Shape(layers=4, width=2048, heads=16, kv_heads=16, ffn=5632, vocab=32000),
 }
+EMBEDDED = "embedded"  # not random: the pair that comes with the package
 
 
 @dataclass(frozen=True)
 class Files:
     model: Path
     adapter: Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two files, as of a real pair, and the adapter of a shared base over the first (None: there is none)."""
+
+    policy: Path
+    aligner: Path
+    adapter: Path | None
+    shape: Shape
+
+
+def pair(name: str, cache: Path) -> Pair:
+    """The pair of a shape: random, the aligner a copy of the policy, or the embedded one with its adapter, if any."""
+    if name == EMBEDDED:
+        adapter = DEMO_POLICY.with_name("adapter.gguf")
+        return Pair(DEMO_POLICY, DEMO_ALIGNER, adapter if adapter.exists() else None, _shape_of(DEMO_POLICY))
+    files = build(name, cache)
+    second = files.model.with_name(f"second-{files.model.name}")
+    if not second.exists():
+        shutil.copy(files.model, second)
+    return Pair(files.model, second, files.adapter, SHAPES[name])
+
+
+def _shape_of(path: Path) -> Shape:
+    header = read_header(path)
+    keys = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
+    keys += ("feed_forward_length", "vocab_size", "context_length")
+    architecture = header.text("general.architecture")
+    return Shape(*(int(header.metadata[f"{architecture}.{key}"]) for key in keys))
 
 
 def build(name: str, cache: Path) -> Files:
@@ -85,8 +121,12 @@ def build(name: str, cache: Path) -> Files:
 
 
 def _words() -> list[str]:
-    """The words of the benchmark's texts: one token each, so that texts have about as many tokens as in real models."""
-    found: set[str] = set()
+    """The words of the benchmark's texts: one token each, so that texts have about as many tokens as in real models.
+
+    What the embedded pair will write is not known; its vocabulary's words stand for that.
+    """
+    tokens = gguf.GGUFReader(DEMO_POLICY).fields["tokenizer.ggml.tokens"].contents()
+    found = {token[1:] for token in tokens if re.fullmatch("Ġ[A-Za-z]+", token)}
     for line in TEXTS.read_text(encoding="utf-8").splitlines():
         for text in json.loads(line).values():
             if isinstance(text, str):
