@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 from .align import Aligner, Correction, align, align_each
-from .demo import DEMO_ALIGNER, DEMO_POLICY
+from .demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
 from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
 from .manifest import Manifest
 from .objectives import Objective, load_catalogue, resolve
@@ -41,7 +41,7 @@ __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
     "GgufPolicy", "GivenAnswer", "Policy", "Draft", "Message",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",
     "Objective", "resolve", "load_catalogue", "Manifest",
-    "DEMO_ALIGNER", "DEMO_POLICY",
+    "DEMO_ADAPTER", "DEMO_ALIGNER", "DEMO_POLICY",
     "MalError", "UsageError", "FileProblem", "ModelError", "PromptTooLong", "DataError", "MissingExtra",
 ]  # fmt: skip
 

@@ -39,7 +39,7 @@ def examine() -> dict[str, Any]:
     import sys
 
     from .. import __version__
-    from ..demo import DEMO_ALIGNER, DEMO_POLICY
+    from ..demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
     from ..errors import ModelError
     from ..llama.context import default_threads
     from ..llama.library import library
@@ -62,6 +62,8 @@ def examine() -> dict[str, Any]:
     features = lib.llama_print_system_info().decode(errors="replace")
     offload = bool(lib.llama_supports_gpu_offload())
     result = probe(again=True)
+    folder = DEMO_POLICY.parent
+    missing = [path.name for path in (DEMO_POLICY, DEMO_ALIGNER, DEMO_ADAPTER) if not path.is_file()]
     facts |= {
         "llama_cpp": f"llama-cpp-python {_version('llama-cpp-python')}",
         "features": ", ".join(
@@ -70,7 +72,7 @@ def examine() -> dict[str, Any]:
         "gpu_offload": "yes" if offload else "no, this build runs on the CPU",
         "probe": result.outcome,
         "probe_detail": result.detail,
-        "embedded_pair": "present" if DEMO_ALIGNER.is_file() and DEMO_POLICY.is_file() else "missing",
+        "embedded_pair": f"missing: {', '.join(missing)}" if missing else f"policy, aligner, adapter in {folder}",
         "tuned": f"{count()} model shapes (mal tune MODEL.gguf measures one)",
         "settings": str(config_dir()),
         "cache": str(cache_dir()),
@@ -88,7 +90,7 @@ def examine() -> dict[str, Any]:
             '  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-deps '
             "--no-binary llama-cpp-python llama-cpp-python"
         )
-    if facts["embedded_pair"] == "missing":
+    if missing:
         advice.append("The embedded models are missing; reinstall: pip install --force-reinstall metaaligner-lite")
     return facts
 
