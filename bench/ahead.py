@@ -5,8 +5,8 @@
 
 The remote policy is simulated: it writes a given answer, a token at a time, at so many per second after --wait
 seconds, and takes nothing of this processor. The local one is a model of the same size, in this process, whose choices
-are replayed, as all edits are (contestants.py). Each is measured with `elsewhere` off and on; the two take turns within each repetition, and ratios
-are taken there before their median is.
+are replayed, as all edits are (contestants.py). Each is measured with `elsewhere` off and on; the two take turns
+within each repetition, and ratios are taken there before their median is.
 
 "first" lasts from the policy's last token, when it was written and not when it was heard, to the first aligned one;
 "correction" to the last aligned one; "whole" from the question on. Prints a table and, as its last line, one JSON
