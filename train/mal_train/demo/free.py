@@ -7,13 +7,26 @@ is new, and an editor that keeps them has to copy. Only training sees them.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
+from dataclasses import replace
 
-from .scenarios import Case, Scenario, read_message
+from .scenarios import Case, Scenario, read_message, training
 from .slots import ADJECTIVES, GOODS, article, draw, fill, made_up, slots_in
-from .writing import can_choose
+from .writing import Plan, can_choose
 
+#: Words by which an oracle would take a wild phrase for something else.
+_TELLING = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        please thank thanks kindly some someone something somewhere somehow sorry cannot can not unable able know do don
+        you am first then next after finally last begin thing things matter person sum service firm language animal to
+        it is be sort kind of less or more and I if that this are was were has have had
+        """,
+    )
+)
 #: Verbs whose past tense and participle are the same; after a slash where they are not regular.
 _VERBS = """
 clean open close mend paint move wash fold label check measure weigh photograph borrow return replace repair polish
@@ -243,8 +256,57 @@ def _named_step(rng: random.Random, slots: dict[str, str]) -> str:
     return fill(_HOLDER.sub(word, template), slots) + (_adjunct(rng) if rng.random() < 0.4 else "")
 
 
-def make_case(rng: random.Random) -> Case:
-    """A problem that nobody has, with five pieces of advice for it, two or more of them about the message's own."""
+@functools.cache
+def _words() -> tuple[str, ...]:
+    """The words of all scenarios and goods that mean nothing to an oracle."""
+    text = " ".join(line for scenario in training() for line in (*scenario.steps, *scenario.limits, *scenario.jokes))
+    found = set(re.findall(r"(?<![\w{])[a-z]{2,}(?![\w}])", text)) | {word for good in GOODS for word in good.split()}
+    return tuple(sorted(found - _TELLING))
+
+
+def salad(rng: random.Random, count: int) -> str:
+    """So many words in no order, some of them never seen: what no habit of writing can continue."""
+    words = [rng.choice(_words()) if rng.random() < 0.85 else made_up(rng).lower() for _ in range(count)]
+    return " ".join(words)
+
+
+def wild_remark(rng: random.Random) -> str:
+    """A short remark of a few words, as a sentence."""
+    text = salad(rng, rng.choice((1, 1, 2, 2, 3, 4)))
+    text = rng.choice(("{}", "{}", "oh, {}", "{}, again", "well, {}", "{} as ever", "not {}", "such {}")).format(text)
+    return text[0].upper() + text[1:] + rng.choice("...!")
+
+
+def wild_lead(rng: random.Random) -> str:
+    """What stands before a list, as no one puts it."""
+    return salad(rng, rng.choice((1, 2, 3, 5))) + ": "
+
+
+def wild_step(rng: random.Random) -> str:
+    """Advice in words that do not belong together."""
+    verb = _verb(rng)[0]
+    step = f"{verb} {rng.choice(('the ', 'a ', '', 'your '))}{salad(rng, rng.choice((1, 2, 3, 4, 5)))}"
+    return step + (_adjunct(rng) if rng.random() < 0.3 else "")
+
+
+def make_wild(rng: random.Random, plan: Plan) -> Plan:
+    """Put remarks and a lead that nobody has by heart in the place of the usual ones: only copying keeps them."""
+    pieces = dict(plan.pieces)
+    if rng.random() < 0.8:
+        pieces["empathy"] = replace(pieces["empathy"], weak=wild_remark(rng))
+    if rng.random() < 0.6:
+        pieces["thanks-last"] = replace(pieces["thanks-last"], weak=wild_remark(rng))
+    muddled = plan.muddled
+    if rng.random() < 0.6 and muddled.startswith(("{a}", "{A}")):
+        muddled = wild_lead(rng) + "{a}" + muddled[3:]
+    return replace(plan, pieces=pieces, muddled=muddled)
+
+
+def make_case(rng: random.Random, wild: bool = False) -> Case:
+    """A problem that nobody has, with five pieces of advice for it, two or more of them about the message's own.
+
+    In ``wild`` cases the other advice is in words that do not belong together.
+    """
     verb, did = _verb(rng)
     text, detail = rng.choice(_MESSAGES), rng.choice(_DETAILS) if rng.random() < 0.4 else ""
     slots = {"verb": verb, "did": did}
@@ -253,10 +315,10 @@ def make_case(rng: random.Random) -> Case:
             slots[slot] = draw(rng, slot, frozenset(slots.values()))
     message = read_message(text)
     steps = [_named_step(rng, slots) for _ in range(rng.choice((2, 2, 3)))]
-    steps += [_plain_step(rng) for _ in range(2)]
+    steps += [wild_step(rng) if wild else _plain_step(rng) for _ in range(2)]
     rng.shuffle(steps)
     if not can_choose(steps, 2):
-        return make_case(rng)
+        return make_case(rng, wild)
     query = " ".join(fill(part, slots) for part in (message.text, detail) if part)
     scenario = Scenario("free", (message,), (), tuple(_FEELINGS), tuple(steps), tuple(_LIMITS), tuple(_JOKES))
     return Case(scenario, query[0].upper() + query[1:], fill(message.clause, slots), {})

@@ -11,6 +11,7 @@ streamed to a temporary file that takes its name when complete.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 from . import free, phrases
 from .chats import make_chat
-from .scenarios import WITHHELD, Case, make_case
+from .scenarios import WITHHELD, make_case
 from .slots import GOODS, draw, fill, slots_in
 from .writing import OBJECTIVES, Plan, fits, make_plan, render, write
 
@@ -28,6 +29,8 @@ Row = dict[str, Any]
 
 #: Share of the aligner's pairs whose problem and advice no other row has.
 FREE = 0.5
+#: Share of pairs with remarks and leads, and in free cases advice, in words that do not belong together.
+WILD = 0.6
 
 #: Objectives that no edit request of the training data names together.
 APART = (
@@ -105,15 +108,18 @@ def _with_invented(rng: random.Random, answers: list[Row], better: int) -> None:
         answer["ratings"][name] = int(index == better)
 
 
-def _training_case(rng: random.Random) -> Callable[[random.Random], Case]:
-    return free.make_case if rng.random() < FREE else make_case
+def _training(rng: random.Random) -> dict[str, Any]:
+    """How a training answer is written: about what, and how far from what can be learned by heart."""
+    wild = rng.random() < WILD
+    case = functools.partial(free.make_case, wild=wild) if rng.random() < FREE else make_case
+    return {"case": case, "shaped": True} | ({"change": free.make_wild} if wild else {})
 
 
 def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
     """Two wordings of the same advice that satisfy the same objectives."""
     good = frozenset(rng.sample(OBJECTIVES, rng.choices((0, 1, 2, 3, 4, 5), (35, 20, 15, 14, 10, 6))[0]))
     while True:
-        plan = write(rng, (good,), case=_training_case(rng), shaped=True)[0]
+        plan = write(rng, (good,), **_training(rng))[0]
         other = make_plan(rng, plan.case, shaped=True)
         texts = [render(plan, good), render(other, good)]
         if texts[0] != texts[1] and all(map(fits, texts)):
@@ -127,7 +133,7 @@ def make_pair(rng: random.Random) -> Row:
         plan, answers = _tie(rng)
     else:
         sets = _sets(rng)
-        plan, texts = write(rng, sets, case=_training_case(rng), shaped=True)
+        plan, texts = write(rng, sets, **_training(rng))
         rated = _rated(rng, *sets)
         answers = [{"text": text, "ratings": ratings(good, rated)} for text, good in zip(texts, sets, strict=True)]
         if rng.random() < 0.12:

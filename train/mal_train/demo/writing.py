@@ -242,10 +242,15 @@ def write(
     withheld: bool = False,
     case: Callable[[random.Random], Case] | None = None,
     shaped: bool = False,
+    change: Callable[[random.Random, Plan], Plan] = lambda _, plan: plan,
 ) -> tuple[Plan, tuple[str, ...]]:
-    """A plan and its renderings under each of ``sets``, all of an everyday length; ``case`` makes other cases."""
+    """A plan and its renderings under each of ``sets``, all of an everyday length.
+
+    ``case`` makes other cases, ``change`` another plan of the one that was made.
+    """
     while True:
         plan = make_plan(rng, case(rng) if case else make_case(rng, withheld), withheld, shaped=shaped)
+        plan = change(rng, plan)
         texts = tuple(render(plan, satisfied) for satisfied in sets)
         if all(map(fits, texts)):
             return plan, texts
