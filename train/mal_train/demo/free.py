@@ -296,7 +296,9 @@ def make_wild(rng: random.Random, plan: Plan) -> Plan:
         pieces["empathy"] = replace(pieces["empathy"], weak=wild_remark(rng))
     if rng.random() < 0.6:
         pieces["thanks-last"] = replace(pieces["thanks-last"], weak=wild_remark(rng))
-    muddled = plan.muddled
+    muddled, chance = plan.muddled, rng.random()
+    if chance < 0.2:
+        muddled = "; ".join(("{a}", "{b}", "{c}")[: len(plan.named)]) + "."
     if rng.random() < 0.6 and muddled.startswith(("{a}", "{A}")):
         muddled = wild_lead(rng) + "{a}" + muddled[3:]
     return replace(plan, pieces=pieces, muddled=muddled)

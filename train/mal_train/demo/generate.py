@@ -160,7 +160,7 @@ def make_heldout(rng: random.Random) -> Row:
 
 
 def other_style(rng: random.Random, plan: Plan, named: bool) -> str:
-    """A weak answer of the same advice as another policy would word it; training sees none of it."""
+    """A weak answer of the same advice as another policy would word it; training sees none of its phrases."""
     steps = list(plan.named if named else plan.vague)
     advice = f"{rng.choice(phrases.OTHER_LEAD)}{'; '.join(steps)}."
     parts = [rng.choice(phrases.OTHER_REMARK), advice[0].upper() + advice[1:], rng.choice(phrases.OTHER_ASIDE)]
@@ -185,7 +185,7 @@ def _save(path: Path, rows: Iterator[Row]) -> None:
 
 
 def generate(
-    out: Path, seed: int = 0, pairs: int = 30000, chats: int = 45000, heldout: int = 300, copying: float = 0.5
+    out: Path, seed: int = 0, pairs: int = 40000, chats: int = 45000, heldout: int = 300, copying: float = 0.5
 ) -> None:
     """Write the three files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mal_train.demo.generate", description="Write the demo data.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=30000, help="rows for the aligner")
+    parser.add_argument("--pairs", type=int, default=40000, help="rows for the aligner")
     parser.add_argument("--chats", type=int, default=45000, help="conversations for the base model")
     parser.add_argument("--heldout", type=int, default=300, help="rows for checks")
     parser.add_argument("--copying", type=float, default=0.5, help="share of conversations that copy")
