@@ -12,7 +12,8 @@ from .gguf_file import GgufHeader, LongArray, read_header
 from .llama.context import BATCH, kv_type, quantized
 from .manifest import Manifest
 
-_PROGRAM = 50_000_000  # Python, this program and llama.cpp without a model
+_PROGRAM = 60_000_000  # Python, this program and llama.cpp without a model
+_REPACKED = ("Q4_0", "Q4_K", "Q2_K", "IQ4_NL")  # types that llama.cpp rearranges on common CPUs
 _TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
 
 
@@ -59,7 +60,7 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: boo
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     numbers, size = GGML_QUANT_SIZES[GGMLQuantizationType(kv_type(kv))]
-    weights = sum(tensor.bytes for tensor in header.tensors)
+    weights = sum(tensor.bytes for tensor in header.tensors) + _second_embedding(header)
     layers, width, heads = (_number(header, key) for key in ("block_count", "embedding_length", "attention.head_count"))
     kv_heads = _number(header, "attention.head_count_kv") or heads
     per_head = width // heads if heads else 0
@@ -74,6 +75,15 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: boo
     program = _PROGRAM + _TOKEN * _vocabulary(header)
     total = weights + kv_cache + working + program
     return {"weights": weights, "kv_cache": kv_cache, "working": working, "program": program, "total": total}
+
+
+def _second_embedding(header: GgufHeader) -> int:
+    """Bytes of a token embedding that is held twice: as it is, and rearranged since it also gives the logits."""
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or "output.weight" in tensors or embedding.type_name not in _REPACKED:
+        return 0
+    return embedding.bytes
 
 
 def _vocabulary(header: GgufHeader) -> int:
