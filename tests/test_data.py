@@ -44,7 +44,11 @@ def completion(text, **ratings):
 GOOD = [
     (
         "rows",
-        {"query": "q", "answers": [{"text": "a", "ratings": {"humour": 2}}, {"text": "b", "ratings": {"humor": 1}}]},
+        {
+            "id": "7",
+            "query": "q",
+            "answers": [{"text": "a", "ratings": {"humour": 2}}, {"text": "b", "ratings": {"humor": 1}}],
+        },
         ("q", [("a", {"humor": 2}), ("b", {"humor": 1})]),
     ),
     (
@@ -124,6 +128,11 @@ GOOD = [
         ("q", [("same", {"harmlessness": 1}), ("same", {"harmlessness": 1})]),
     ),
     ("ratings", {"query": "q", "answer": "a", "empathy": "3", "model": "m"}, ("q", [("a", {"empathy": 3})])),
+    (  # as a table has it: the ids are texts
+        "safe-rlhf",
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": "1", "safer_response_id": ""},
+        ("q", [("a", {"helpfulness": 0}), ("b", {"helpfulness": 1})]),
+    ),
 ]
 
 
@@ -162,6 +171,15 @@ def test_formats(name, record, expected):
         ("safe-rlhf", {"prompt": "q", "response_0": "a"}, "no text under 'response_1'"),
         ("corrections", {"question": "q", "answer": None, "correction": "c"}, "no text under 'answer'"),
         ("ratings", {"query": "q", "answer": "a", "empathy": "good"}, "not a number"),
+        ("rows", {"query": "q", "answers": [{"text": "a", "ratings": [1]}]}, "'ratings' is no table"),
+        ("rows", {"query": "q", "answers": [{"text": "a", "ratings": {"humor": 10**400}}]}, "is not a number"),
+        (
+            "ultrafeedback",
+            {"instruction": "q", "completions": [{"response": "a", "annotations": [1]}]},
+            "'annotations' is no table",
+        ),
+        ("dialogues", {"chosen": [{"role": ["user"], "content": "a"}], "rejected": SAID}, "without a known role"),
+        ("safe-rlhf", {"prompt": "q", "response_0": "a", "response_1": "b", "safer_response_id": 2}, "expected 0 or 1"),
         ("edits", {"prompt": "Say hello", "completion": "Hello"}, "in none of our layouts"),
         ("edits", {"conversations": [{"from": "human", "value": "x"}]}, "not one of our prompts"),
         ("edits", {"prompt": 3, "completion": "Hello"}, "no prompt and completion"),
@@ -170,6 +188,31 @@ def test_formats(name, record, expected):
 def test_bad_records_tell_their_reason(name, record, reason):
     with pytest.raises(DataError, match=reason):
         one(name, record)
+
+
+def spoilt(value):
+    """Copies of a record, each with another of its parts, at any depth, turned into what nobody expects there."""
+    yield from (None, True, 3, float("nan"), 10**400, "x", "\ud800😀", [], [1], [[1]], {}, {"a": 1}, {"a": [1]})
+    if isinstance(value, dict):
+        yield from ({**value, key: other} for key, part in value.items() for other in spoilt(part))
+        yield from ({k: v for k, v in value.items() if k != key} for key in value)
+    if isinstance(value, list):
+        yield from ([*value[:i], other, *value[i + 1 :]] for i, part in enumerate(value) for other in spoilt(part))
+
+
+@pytest.mark.parametrize(("name", "record"), [(name, record) for name, record, _ in GOOD])
+def test_whatever_a_record_holds_it_is_used_or_counted(tmp_path, name, record):
+    broken = [json.dumps(other) for other in spoilt(record)]
+    refused = 0
+    for line in broken:
+        (tmp_path / "s.jsonl").write_text(line + "\n")
+        try:
+            account = build([tmp_path / "s.jsonl"], tmp_path / "r.jsonl", BETTER, form=name, force=True).account
+        except (DataError, UsageError):
+            refused += 1
+        else:
+            assert account.read == account.used == 1 and read_rows(tmp_path / "r.jsonl")[0]
+    assert refused > 0
 
 
 def test_a_form_nobody_knows_is_named_with_its_keys():
@@ -286,6 +329,21 @@ def test_build_accounts_for_every_record(tmp_path):
     with pytest.raises(DataError, match=r"s\.jsonl, line 2: not valid JSON"):
         build([source], tmp_path / "rows.jsonl", BETTER, strict=True, force=True)
     assert len(read_rows(tmp_path / "rows.jsonl")[0]) == 1 and not (tmp_path / "rows.jsonl.part").exists()
+
+
+def test_the_parts_that_a_record_is_used_without_are_counted(tmp_path):
+    kept = [completion("a", honesty=5, helpfulness="N/A"), completion("b", honesty=3, helpfulness="good")]
+    record = {"instruction": "q", "completions": [*kept, {"annotations": {}}, "c"]}
+    source = write(tmp_path / "s.jsonl", [record, record])
+    built = build([source], tmp_path / "rows.jsonl", BETTER)
+    assert (built.account.read, built.account.used, built.rows) == (2, 2, 2)
+    (without, four), (rating, two) = built.parts.refused.most_common()
+    assert (four, two) == (4, 2) and "a completion without text" in without and "rating of 'helpfulness'" in rating
+    assert any(
+        line.startswith("4 refused: a completion") and "(first: s.jsonl, line 1)" in line for line in built.lines()
+    )
+    with pytest.raises(DataError, match="line 1: the rating of 'helpfulness' is not a number"):
+        build([source], tmp_path / "rows.jsonl", BETTER, strict=True, force=True)
 
 
 def test_a_limit_leaves_no_record_unaccounted(tmp_path):
