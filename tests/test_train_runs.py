@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ pytest.importorskip("peft")
 from tiny_train import SMOKE, base_fixture, make_base, one_thread, some_rows, write_rows  # noqa: F401 (the fixtures)
 
 from mal_train import estimate as estimate_module
-from mal_train import lora, stage
+from mal_train import identity, lora, stage
 from mal_train import recipe as recipes
 from mal_train.encode import Encoder, encode_edit, encode_edits, find_invocation, load_tokens
 from mal_train.estimate import estimate
@@ -77,20 +78,64 @@ class KillAt:
 RESUME = SMOKE | {"training.precision": "float32", "training.checkpoint_minutes": 1e-6, "lora.dropout": 0.3}
 
 
-@pytest.mark.parametrize("at", [("equal", 3), ("contrastive", 1)])
-def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at):
-    recipe = recipes.load(None, RESUME)
+@pytest.mark.parametrize(
+    ("at", "more"),
+    [
+        (("equal", 3), {}),
+        (("contrastive", 1), {}),
+        # A place in the data is a number of batches, not of steps; the second epoch begins within an accumulation.
+        (
+            ("contrastive", 2),
+            {"training.accumulate": 3, "stages.contrastive.epochs": 2.0, "training.batch_tokens": 2048},
+        ),
+    ],
+)
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at, more):
+    recipe = recipes.load(None, RESUME | more)
     train(base, data, tmp_path / "whole", recipe)
     with pytest.raises(Killed):
         train(base, data, tmp_path / "out", recipe, progress=KillAt(*at))
     with pytest.raises(FileProblem, match=r"out\.part holds an unfinished run; .*--resume"):
         train(base, data, tmp_path / "out", recipe)
     with pytest.raises(UsageError, match=r"had recipe.lora.rank = 4, this one has 5"):
-        train(base, data, tmp_path / "out", recipes.load(None, RESUME | {"lora.rank": 5}), resume=True)
+        train(base, data, tmp_path / "out", recipes.load(None, RESUME | more | {"lora.rank": 5}), resume=True)
     resumed = train(base, data, tmp_path / "out", recipe, resume=True)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
     assert resumed.metrics["contrastive/steps"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "rows.jsonl", "whole"]
+
+
+def test_another_base_or_other_wordings_are_another_run(base, data, tmp_path):
+    recipe = recipes.load(None, RESUME)
+    with pytest.raises(Killed):
+        train(base, data, tmp_path / "out", recipe, progress=KillAt("equal", 1))
+    namesake = make_base(tmp_path / "other" / base.name, spread=0.03)
+    with pytest.raises(UsageError, match=r"had the base's files \(hash\) = '.*repeat the command as it was"):
+        train(namesake, data, tmp_path / "out", recipe, resume=True)
+    catalogue = builtin_catalogue() | {"empathy": replace(EMPATHY, description="The response should be kind.")}
+    with pytest.raises(UsageError, match=r"had the objectives' wordings \(hash\) = "):
+        train(base, data, tmp_path / "out", recipe, resume=True, catalogue=catalogue)
+    copy = shutil.copytree(base, tmp_path / "copy" / base.name)
+    assert train(copy, data, tmp_path / "out", recipe, resume=True).out.is_dir()
+
+
+def test_large_weights_are_hashed_in_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_WHOLE", 1000)
+    monkeypatch.setattr(identity, "_PIECE", 10)
+    file = tmp_path / "model.safetensors"
+    hashes = set()
+    for place in (None, 0, 2000, 3999):
+        file.write_bytes(bytes(i == place for i in range(4000)))
+        hashes.add(identity.folder_hash(tmp_path))
+    (tmp_path / "notes.md").write_text("no part of the model")
+    assert len(hashes) == 3 and identity.folder_hash(tmp_path) in hashes  # 2000 is between two places
+
+
+def test_a_base_named_by_a_dot_has_its_folders_name(base, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(base)
+    trained = train(Path("."), data, tmp_path / "out", recipes.load(None, SMOKE | {"kind": "activated"}))
+    found = manifest.read(trained.adapter)
+    assert found and found.base == base.name
 
 
 ONE = os.environ | {"OMP_NUM_THREADS": "1"}

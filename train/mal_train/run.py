@@ -15,13 +15,14 @@ from metaaligner_lite import __version__, manifest
 from metaaligner_lite.errors import DataError
 from metaaligner_lite.objectives import Objective
 
-from . import distributed, estimate, lora, report, workdir
+from . import distributed, estimate, identity, lora, report, workdir
 from .collate import Plan, plan
 from .encode import Encoder, encode_edits, find_invocation, load_tokens
 from .merge import copy_base_files, merge
 from .progress import Progress, Silent
 from .recipe import STAGES, Recipe, Stage, load, save
-from .reformulate import Edit, identity, reformulate_rows
+from .reformulate import Edit, reformulate_rows
+from .reformulate import identity as copies
 from .rows import Account, Row, fingerprint, read_rows, split
 from .stage import StageResult, Work, train_stage
 
@@ -54,13 +55,12 @@ def train(
 
     `out` will hold adapter/, merged/ (unless kind = "activated"), recipe.toml and report.md. It is written beside
     and renamed at the end; an existing one is kept unless `force`. `resume` goes on with an interrupted run of the
-    same recipe, data and base. Raises the children of MalError.
+    same recipe, data, base and objectives. Raises the children of MalError.
     """
     progress = progress if progress and distributed.is_main() else Silent()
     lora.check_machine(recipe)
     sha = fingerprint(data)
-    asked = {"recipe": recipe.to_dict(), "data": sha, "base": base.name, "processes": distributed.world()}
-    beside = workdir.begin(out, asked, resume=resume, force=force)
+    beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue), resume=resume, force=force)
     with lora.quiet(), _explained(recipe, beside, progress):
         # 1) Rows become edits (Algorithm 1), edits token ids, token ids batches: all before a weight is loaded.
         recipe = _effective(recipe, beside)
@@ -96,7 +96,7 @@ def train(
             kind=recipe.kind,
             layout=recipe.layout,
             objectives={o.name: o.description for o in _objectives(rows)},
-            base=base.name,
+            base=base.resolve().name,
             data=sha,
             recipe=recipe.to_dict(),
             metrics=_metrics(results),
@@ -186,7 +186,7 @@ def _edits(name: str, rows: list[Row], recipe: Recipe, epoch: int = 0) -> list[E
     edits = drawn.contrastive if name == "contrastive" else drawn.equal
     stage: Stage = getattr(recipe.stages, name)
     part = list(edits[: max(1, round(stage.share * len(edits)))])
-    return identity(part) if name == "warmup" else part
+    return copies(part) if name == "warmup" else part
 
 
 def _minutes(works: list[Work], total: float) -> list[float]:
