@@ -18,15 +18,17 @@ pytest.importorskip("peft")
 
 from tiny_train import SMOKE, base_fixture, make_base, one_thread, some_rows, write_rows  # noqa: F401 (the fixtures)
 
+from mal_train import distributed, identity, lora, stage
 from mal_train import estimate as estimate_module
-from mal_train import identity, lora, stage
 from mal_train import recipe as recipes
 from mal_train.encode import Encoder, encode_edit, encode_edits, find_invocation, load_tokens
 from mal_train.estimate import estimate
+from mal_train.progress import Silent
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
 from mal_train.rows import Account
-from mal_train.run import train
+from mal_train.run import _metrics, train
+from mal_train.watch import Watch
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelError, UsageError
 from metaaligner_lite.objectives import builtin_catalogue
@@ -192,9 +194,6 @@ def test_evaluation_counts_every_token_once(base, tmp_path):
     recipe = recipes.load(None, {"lora.rank": 4, "training.precision": "float32"})
     model = lora.attach(lora.open_base(base, recipe), recipe)
     work = stage.Work("equal", recipe.stages.equal, edits, stage.Plan(((0,),), (1,)), edits)
-    from mal_train.progress import Silent
-    from mal_train.watch import Watch
-
     watch = Watch("equal", work.order, 1, 0, recipe.training, Silent())
     trainer = stage._trainer(model, work, recipe, tokens.pad, tmp_path, watch)
     found = trainer.evaluate()
@@ -207,6 +206,55 @@ def test_evaluation_counts_every_token_once(base, tmp_path):
         with torch.no_grad():
             total, count = total + model(ids, labels=labels).loss.item() * n, count + n
     assert found["eval_loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def small_trainer(base, folder):
+    tokens = load_tokens(base)
+    recipe = recipes.load(None, {"lora.rank": 4, "training.precision": "float32"})
+    edit = encode_edit(Edit("q", "a", "t", (EMPATHY,)), tokens, "conversation")
+    work = stage.Work("equal", recipe.stages.equal, [edit], stage.Plan(((0,),), (len(edit),)))
+    watch = Watch("equal", work.order, 1, 0, recipe.training, Silent())
+    model = lora.attach(lora.open_base(base, recipe), recipe)
+    return stage._trainer(model, work, recipe, tokens.pad, folder, watch)
+
+
+def test_several_gpus_are_not_one_process(base, data, tmp_path, monkeypatch):
+    """transformers would put nn.DataParallel around the model, which splits what must not be split."""
+    import torch
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: getattr(self, "_n_gpu", None) or 2))
+    monkeypatch.setattr(TrainingArguments, "__setattr__", object.__setattr__)
+    trainer = small_trainer(base, tmp_path)
+    assert trainer.args.n_gpu == 1
+    assert not isinstance(trainer._wrap_model(trainer.model), torch.nn.DataParallel)
+    heard = Hears()
+    monkeypatch.setattr(distributed, "gpus", lambda: 2)
+    with pytest.raises(DataError):
+        train(base, write_rows(tmp_path / "bad.jsonl", ["{"]), tmp_path / "out", recipes.load(None), progress=heard)
+    assert "one of 2 GPUs" in heard.said[0] and "torchrun --nproc-per-node gpu" in heard.said[0]
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (9, 1), (39, 1), (60, 3), (200, 10), (10_000, 10)])
+def test_short_stages_tell_their_loss_oftener(steps, every):
+    assert stage._log_every(steps) == every
+
+
+def test_the_last_step_is_told_however_rarely_the_loss_is_read(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "cuda", lambda: True)
+    monkeypatch.setattr(stage, "_log_every", lambda _: 10)
+    heard = Hears()
+    settings = SMOKE | {"training.precision": "float32", "stages.warmup.share": 0.0, "stages.equal.share": 0.0}
+    trained = train(base, data, tmp_path / "out", recipes.load(None, settings), progress=heard)
+    assert any(line.startswith("contrastive 3/3  loss") for line in heard.said)
+    assert trained.metrics["contrastive/loss"] > 0
+    text = (trained.merged / "metaaligner.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_metrics_that_were_not_measured_are_left_out():
+    empty = stage.StageResult("equal", 1, 10, 1.0, 0.0, *[stage.Curve()] * 4)
+    assert "equal/loss" not in _metrics([empty]) and _metrics([empty])["equal/steps"] == 1
 
 
 # --- activated adapters ---
@@ -268,8 +316,6 @@ def test_an_adapter_that_no_gradient_reaches_is_an_error(base, tmp_path):
     model = lora.attach(lora.open_base(base, recipe), recipe, invocation=[1, 2, 1, 2])
     edit = encode_edit(Edit("q", "a", "t", (EMPATHY,)), tokens, "conversation")
     work = stage.Work("equal", recipe.stages.equal, [edit], stage.Plan(((0,),), (len(edit),)))
-    from mal_train.progress import Silent
-
     with pytest.raises(ModelError, match="no gradient reaches the adapter"):
         stage.train_stage(model, work, recipe, tokens.pad, 0, tmp_path / "s", Silent())
 

@@ -18,7 +18,7 @@ from metaaligner_lite.objectives import Objective
 from . import distributed, estimate, identity, lora, report, workdir
 from .collate import Plan, plan
 from .encode import Encoder, encode_edits, find_invocation, load_tokens
-from .merge import copy_base_files, merge
+from .merge import check_base, copy_base_files, merge
 from .progress import Progress, Silent
 from .recipe import STAGES, Recipe, Stage, load, save
 from .reformulate import Edit, reformulate_rows
@@ -59,6 +59,11 @@ def train(
     """
     progress = progress if progress and distributed.is_main() else Silent()
     lora.check_machine(recipe)
+    if (gpus := distributed.gpus()) > 1 and distributed.world() == 1:
+        progress.say(
+            f"training on one of {gpus} GPUs; for all of them put this before the command: "
+            "torchrun --nproc-per-node gpu --no-python"
+        )
     sha = fingerprint(data)
     beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue), resume=resume, force=force)
     with lora.quiet(), _explained(recipe, beside, progress):
@@ -67,15 +72,17 @@ def train(
         rows, account = read_rows(data, catalogue, strict=strict)
         training, held_out = split(rows, recipe.data.validation, recipe.seed, recipe.data.split_by)
         tokens = load_tokens(base)
+        if recipe.kind == "merged":
+            check_base(base)
         progress.say("encoding the edits")
         invocation = find_invocation(tokens, recipe.layout) if recipe.kind == "activated" else None
         encoder = Encoder(tokens, recipe.layout, recipe.data, invocation, strict)
         edits, checks = Account(noun="edits"), Account(noun="held-out edits")
-        works = [
-            work for name in STAGES if (work := _prepare(name, training, held_out, encoder, recipe, edits, checks))
-        ]
+        prepared = [_prepare(name, training, held_out, encoder, recipe, edits, checks) for name in STAGES]
+        works = [work for work in prepared if isinstance(work, Work)]
+        skipped = [reason for reason in prepared if isinstance(reason, str)]
         accounts = (account, edits, checks) if held_out else (account, edits)
-        lines = [line for one in accounts for line in one.lines()]
+        lines = [line for one in accounts for line in one.lines()] + skipped
         for line in lines:
             progress.say(line)
         if not works:
@@ -107,7 +114,7 @@ def train(
             shutil.rmtree(beside / "merged", ignore_errors=True)
             model.save_pretrained(beside / "adapter")
             del model
-            _finish(base, beside, made, results, accounts, progress)
+            _finish(base, beside, made, results, [*accounts, *skipped], progress)
             workdir.finish(beside, out)
         distributed.wait()
     merged = out / "merged" if recipe.kind == "merged" else None
@@ -121,7 +128,7 @@ def _finish(
     beside: Path,
     made: manifest.Manifest,
     results: Sequence[StageResult],
-    accounts: tuple[Account, ...],
+    told: Sequence[Account | str],
     progress: Progress,
 ) -> None:
     """Write all that a finished run leaves, but for the adapter's weights."""
@@ -133,7 +140,7 @@ def _finish(
     for folder in folders:
         manifest.write(made, folder)
         report.write_card(made, folder)
-    report.write_report(made, results, accounts, beside)
+    report.write_report(made, results, told, beside)
 
 
 def _effective(recipe: Recipe, beside: Path) -> Recipe:
@@ -154,11 +161,11 @@ def _prepare(
     recipe: Recipe,
     account: Account,
     checks: Account,
-) -> Work | None:
-    """The edits and batches of one stage, or None if it is skipped or there is nothing for it."""
+) -> Work | str:
+    """The edits and batches of one stage, or a sentence that says why it is skipped."""
     stage: Stage = getattr(recipe.stages, name)
     if stage.share == 0 or stage.epochs == 0:
-        return None
+        return f"{name}: its share or epochs are 0 in the recipe, skipped"
     multiple = recipe.training.accumulate * distributed.world()
     # Batches are never more than full: so many tokens are more than a stage of limited steps can read.
     enough = stage.steps * multiple * recipe.training.batch_tokens or math.inf
@@ -166,7 +173,8 @@ def _prepare(
     encoded = [encode_edits(_edits(name, rows, recipe, pool), encoder, account, enough) for pool in pools]
     lengths = [[len(edit) for edit in pool] for pool in encoded]
     if not any(lengths):
-        return None
+        maker = "a better and a worse answer" if name == "contrastive" else "two answers that are equal on an objective"
+        return f"{name}: no edits for it ({maker} make one), skipped"
     order = plan(lengths, stage.epochs, recipe.training.batch_tokens, recipe.seed, multiple)
     if stage.steps:
         order = Plan(order.batches[: stage.steps * multiple], order.tokens[: stage.steps * multiple])
@@ -196,6 +204,7 @@ def _minutes(works: list[Work], total: float) -> list[float]:
 
 
 def _metrics(results: list[StageResult]) -> dict[str, float]:
+    """What the manifest says of the run; what was not measured is left out, since NaN is no JSON."""
     metrics: dict[str, float] = {}
     for result in results:
         metrics |= {
@@ -210,7 +219,8 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
             metrics[f"{result.name}/held_out_accuracy"] = round(result.held_out_accuracy.values[result.best], 4)
     seconds, tokens = sum(r.seconds for r in results), sum(r.tokens for r in results)
     speed = tokens / sum(r.tokens / r.speed for r in results)
-    return metrics | {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(speed, 1)}
+    metrics |= {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(speed, 1)}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _objectives(rows: list[Row]) -> list[Objective]:
