@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
 
@@ -89,12 +89,13 @@ def build(
     built = Built(out, missing=set(mapped.columns.values()))
     if reference:
         built.reference = Account(noun="edits as the reference makes them")
+        mapped = replace(mapped, marked=reference == "hh-rlhf")
     rng = random.Random(seed)
     beside = out.with_name(out.name + ".part")
     try:
         with beside.open("w", encoding="utf-8") as file:
             drafts = _drafts(sources, mapped, form, built)
-            for row in _rated(drafts, scorers, rewards, mapped, built, strict, limit):
+            for row in _rated(drafts, scorers, rewards, mapped, built, strict, limit, reference):
                 for final in _reference(row, reference, rng, built.reference) if built.reference else [row]:
                     file.write(json.dumps(to_json(final, catalogue), ensure_ascii=False) + "\n")
                     built.rows += 1
@@ -179,6 +180,7 @@ def _rated(
     built: Built,
     strict: bool,
     limit: int,
+    reference: str,
 ) -> Iterator[Row]:
     """The usable rows with all their ratings, `limit` at most; the others are counted, or raised if `strict`."""
     made, account = 0, built.account
@@ -193,6 +195,8 @@ def _rated(
                 if isinstance(draft.row, DataError):
                     raise draft.row
                 usable = check(next(rated))
+                if reference == "hh-rlhf" and len(usable.answers) != 2:
+                    raise DataError("other than two answers; --reference hh-rlhf compares two")
             except DataError as error:
                 if strict:
                     raise DataError(f"{draft.where}: {error}") from error
@@ -207,8 +211,6 @@ def _rated(
 
 
 def _reference(row: Row, style: str, rng: random.Random, account: Account) -> Iterator[Row]:
-    if style == "hh-rlhf" and len(row.answers) != 2:
-        raise UsageError(f"--reference hh-rlhf compares two answers, and row {row.id} has {len(row.answers)}")
     for number, edit in enumerate(reference_edits(row, style, rng)):
         account.read += 1
         if edit.objectives:

@@ -39,6 +39,7 @@ class Mapped:
     columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the data's
     answers: tuple[str, ...] = ()  # columns that hold one answer each
     objectives: tuple[Objective, ...] = ()  # on which a preferred answer is the better one
+    marked: bool = False  # a dialogue of one question keeps its marks, too, as in the reference code
 
     def renamed(self, record: Record) -> Record:
         """The record with the user's columns under our names."""
@@ -117,14 +118,14 @@ def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
     """HH-RLHF: two whole dialogues that differ in their last answer; or TRL's prompt and two answers."""
     prompt, chosen, rejected = (record.get(name) for name in ("prompt", "chosen", "rejected"))
     if isinstance(chosen, list) and isinstance(rejected, list):
-        query, first, second = _last_answers(_messages(prompt, chosen), _messages(prompt, rejected))
+        turns, first, second = _last_answers(_messages(prompt, chosen), _messages(prompt, rejected))
     elif not isinstance(chosen, str) or not isinstance(rejected, str):
         raise DataError("chosen or rejected is no text")
     elif isinstance(prompt, str) and prompt.strip() and not chosen.startswith(_HUMAN):
-        query, first, second = prompt, chosen.strip(), rejected.strip()
+        turns, first, second = [(_HUMAN, prompt)], chosen.strip(), rejected.strip()
     else:
-        query, first, second = _last_answers(_turns(chosen), _turns(rejected))
-    yield _preference(query, first, second, dict.fromkeys(mapped.objectives, (1, 0)))
+        turns, first, second = _last_answers(_turns(chosen), _turns(rejected))
+    yield _preference(_query(turns, mapped.marked), first, second, dict.fromkeys(mapped.objectives, (1, 0)))
 
 
 def preferences(record: Record, mapped: Mapped) -> Iterator[Row]:
@@ -247,24 +248,25 @@ def _text(record: Record, *names: str) -> str:
     raise DataError(f"no text under {names[0]!r}; it has {known}")
 
 
-def _last_answers(chosen: _Turns, rejected: _Turns) -> tuple[str, str, str]:
-    """The query and the two last answers of dialogues that are the same up to them."""
+def _last_answers(chosen: _Turns, rejected: _Turns) -> tuple[_Turns, str, str]:
+    """What comes before the last answers of dialogues that are the same up to them, and those answers."""
     if not chosen or not rejected or {chosen[-1][0], rejected[-1][0]} != {_ASSISTANT}:
         raise DataError("a dialogue does not end in an answer of the assistant")
     if chosen[:-1] != rejected[:-1]:
         raise DataError("the two dialogues part before their last answer")
-    return _query(chosen[:-1]), chosen[-1][1], rejected[-1][1]
+    return chosen[:-1], chosen[-1][1], rejected[-1][1]
 
 
-def _query(turns: _Turns) -> str:
+def _query(turns: _Turns, marked: bool) -> str:
     """What is to be answered: one question as it is, a longer dialogue with the marks the released checkpoints know.
 
-    The layouts put those marks around a single question themselves, or need none, as at run time.
+    The layouts put those marks around a single question themselves, or need none, as at run time. The reference
+    code's reward models were shown them, so `marked` puts them there.
     """
-    if [role for role, _ in turns] == [_HUMAN]:
+    if [role for role, _ in turns] == [_HUMAN] and (not marked or _HUMAN in turns[0][1]):
         return turns[0][1]
-    marked = "".join(f"{role} {text}" for role, text in turns)
-    return f"{marked} {_ASSISTANT}"
+    dialogue = "".join(f"{role} {text}" for role, text in turns)
+    return f"{dialogue} {_ASSISTANT}"
 
 
 def _turns(dialogue: str) -> _Turns:
