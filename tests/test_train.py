@@ -211,6 +211,17 @@ def test_a_shortened_dialogue_keeps_the_marks_of_its_turns(tokens, layout):
     assert 1 in seen
 
 
+@pytest.mark.parametrize(
+    "query", ["我的包裹在哪里？它已经迟到一个星期了。" * 9 + "为什么？", "ftp://" + "ab/" * 300 + "why?"]
+)
+def test_a_query_without_spaces_is_shortened_too(tokens, query):
+    edit, account = Edit(query, "weak", "better", (EMPATHY,)), Account()
+    (found,) = encode_edits([edit], Encoder(tokens, "conversation", Data(max_length=220)), account)
+    text = tokens.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
+    assert account.shortened == 1 and len(found) <= 220
+    assert f"{query[-4:]}<|im_end|>" in text and query[:9] not in text
+
+
 def test_shortening_a_very_long_query_is_quick(tokens):
     edit = Edit("word " * 100_000, "weak", "better", (EMPATHY,))
     before = time.monotonic()
