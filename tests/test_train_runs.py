@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -26,8 +27,8 @@ from mal_train.estimate import estimate
 from mal_train.progress import Silent
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
-from mal_train.rows import Account
-from mal_train.run import _metrics, train
+from mal_train.rows import Account, read_rows, split
+from mal_train.run import _edits, _metrics, train
 from mal_train.watch import Watch
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelError, UsageError
@@ -169,15 +170,41 @@ def test_nothing_to_resume_and_nothing_left_after_a_failure(base, data, tmp_path
 # --- evaluation ---
 
 
-def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(base, tmp_path):
+def loss_per_token(model, edits):
+    """The mean over the edits' tokens of the loss that the model itself computes."""
+    import torch
+
+    total, count = 0.0, 0
+    for edit in edits:
+        ids = torch.tensor(edit.ids.tolist())[None]
+        labels = ids.clone()
+        labels[0, : edit.start] = -100
+        n = len(edit) - edit.start
+        with torch.no_grad():
+            total, count = total + model(ids, labels=labels).loss.item() * n, count + n
+    return total / count
+
+
+def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = make_base(tmp_path / "base", spread=0.3)  # whose losses tell one adapter from another
     data = write_rows(tmp_path / "rows.jsonl", some_rows(40))
     # A rate far too high makes the first evaluation the best and patience end the stage.
     settings = SMOKE | {"data.validation": 0.3, "training.patience": 2, "training.schedule": "constant"}
-    settings |= {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.lr": 0.9}
+    settings |= {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.lr": 0.05}
     settings |= {"stages.contrastive.steps": 20, "stages.contrastive.epochs": 5.0}
-    trained = train(base, data, tmp_path / "out", recipes.load(None, settings))
+    recipe, heard = recipes.load(None, settings | {"training.precision": "float32"}), Hears()
+    trained = train(base, data, tmp_path / "out", recipe, progress=heard)
     assert trained.metrics["contrastive/steps"] < 20
-    assert 0 <= trained.metrics["contrastive/held_out_accuracy"] <= 1
+    assert any(line.startswith("contrastive: kept the adapter of step") for line in heard.said)
+    rows, _ = read_rows(data)
+    _, held_out = split(rows, recipe.data.validation, recipe.seed)
+    encoder = Encoder(load_tokens(base), recipe.layout, recipe.data)
+    edits = encode_edits(_edits("contrastive", held_out, recipe), encoder, Account())
+    kept = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
+    assert trained.metrics["contrastive/held_out_loss"] == pytest.approx(loss_per_token(kept, edits), abs=5e-4)
     report = (tmp_path / "out" / "report.md").read_text()
     assert "held-out queries" in report and "accuracy.svg" in report
     for name in ("loss.svg", "accuracy.svg"):
@@ -187,8 +214,6 @@ def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(base, tmp_pat
 
 def test_evaluation_counts_every_token_once(base, tmp_path):
     """The loss over batches of any size is the mean over tokens that the model's own loss gives."""
-    import torch
-
     tokens = load_tokens(base)
     edits = [encode_edit(Edit("q", "a", "word " * n, (EMPATHY,)), tokens, "conversation") for n in (1, 5, 9)]
     recipe = recipes.load(None, {"lora.rank": 4, "training.precision": "float32"})
@@ -197,15 +222,7 @@ def test_evaluation_counts_every_token_once(base, tmp_path):
     watch = Watch("equal", work.order, 1, 0, recipe.training, Silent())
     trainer = stage._trainer(model, work, recipe, tokens.pad, tmp_path, watch)
     found = trainer.evaluate()
-    total, count = 0.0, 0
-    for edit in edits:
-        ids = torch.tensor(edit.ids.tolist())[None]
-        labels = ids.clone()
-        labels[0, : edit.start] = -100
-        n = len(edit) - edit.start
-        with torch.no_grad():
-            total, count = total + model(ids, labels=labels).loss.item() * n, count + n
-    assert found["eval_loss"] == pytest.approx(total / count, rel=1e-4)
+    assert found["eval_loss"] == pytest.approx(loss_per_token(model, edits), rel=1e-4)
 
 
 def small_trainer(base, folder):
@@ -351,7 +368,11 @@ def test_variants_train(base, data, tmp_path, settings):
         ({"stages.contrastive.lr": 1.0, "training.max_grad_norm": 1e30}, ModelError, "the loss is .* lower stages"),
     ],
 )
-def test_what_cannot_be_trained_is_one_clear_error(base, data, tmp_path, settings, error, message):
+def test_what_cannot_be_trained_is_one_clear_error(base, data, tmp_path, monkeypatch, settings, error, message):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "bitsandbytes" else find_spec(name, *a)
+    )
     if "lora.quantize" in settings and lora.cuda():
         pytest.skip("there is a GPU")
     if "max_grad_norm" in str(settings):
@@ -371,6 +392,23 @@ def test_the_estimate_counts_the_weights(base):
     found = estimate(base, recipes.load(None))
     parameters = sum(value.numel() for value in load_file(base / "model.safetensors").values())
     assert found.base == 4 * parameters and found.adapter > 0 and found.batch > 0
+
+
+def test_embeddings_and_head_are_not_counted_as_four_bits(base):
+    """Those of a base in 4 bits are held in 32, as its norms are."""
+    sizes = {name: value.numel() for name, value in load_file(base / "model.safetensors").items()}
+    whole = sum(size for name, size in sizes.items() if "proj" not in name)
+    found = estimate(base, recipes.load(None, {"lora.quantize": "nf4"}))
+    assert found.base == pytest.approx(4 * whole + 0.55 * (sum(sizes.values()) - whole), abs=1)
+
+
+def test_weights_whose_size_is_not_told_are_not_none(base, tmp_path):
+    shutil.copy(base / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    heard = Hears()
+    estimate_module.check(tmp_path, recipes.load(None), heard)
+    (line,) = heard.said
+    assert line.startswith("memory: unknown, since") and line.endswith("GiB free")
 
 
 class Hears:
