@@ -12,14 +12,15 @@ from .gguf_file import GgufHeader, LongArray, read_header
 from .llama.context import BATCH, kv_type, quantized
 from .manifest import Manifest
 
-_PROGRAM = 50_000_000  # Python, this program and llama.cpp without a model
+_PROGRAM = 60_000_000  # Python, this program and llama.cpp without a model
+_REPACKED = ("Q4_0", "Q4_K", "Q2_K", "IQ4_NL")  # types that llama.cpp rearranges on common CPUs
 _TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
 
 
-def describe(path: Path, ctx_size: int, kv: str = "f16") -> dict[str, Any]:
+def describe(path: Path, ctx_size: int, kv: str = "f16", flash: bool = False) -> dict[str, Any]:
     """What a GGUF file is, as plain values. Raises FileProblem if it is damaged or cut short.
 
-    The memory is estimated for `ctx_size` tokens of context and a KV cache of the type `kv`.
+    The memory is estimated for `ctx_size` tokens of context, a KV cache of the type `kv`, and flash attention or none.
     """
     header = read_header(path)
     weights = header.check_tensors()
@@ -43,23 +44,23 @@ def describe(path: Path, ctx_size: int, kv: str = "f16") -> dict[str, Any]:
         "tokenizer": "/".join(filter(None, (header.text("tokenizer.ggml.model"), header.text("tokenizer.ggml.pre")))),
         "chat_template_chars": len(header.text("tokenizer.chat_template")),
         "license": header.text("general.license"),
-        "memory": memory_needed(header, ctx_size, kv),
+        "memory": memory_needed(header, ctx_size, kv, flash),
         "manifest": asdict(Manifest.from_json(manifest, str(path))) if manifest else None,
     }
 
 
-def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16") -> dict[str, int]:
+def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: bool = False) -> dict[str, int]:
     """Bytes to run a model on the CPU when the context is full, and their total: within 10 % of the measured peak.
 
     Parts: weights, KV cache, llama.cpp's working buffers, the program with the vocabulary. The working part is fitted
     to llama-cpp-python 0.3.36 (tests/test_memory.py measures it): without flash attention the scores of a batch, in
-    32 bits and again in 16, then activations. Sliding windows are counted as full attention. Raises UsageError for an
-    unknown `kv`.
+    32 bits and again in 16, then activations. A quantized cache needs `flash` attention. Sliding windows are counted as
+    full attention. Raises UsageError for an unknown `kv`.
     """
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     numbers, size = GGML_QUANT_SIZES[GGMLQuantizationType(kv_type(kv))]
-    weights = sum(tensor.bytes for tensor in header.tensors)
+    weights = sum(tensor.bytes for tensor in header.tensors) + _second_embedding(header)
     layers, width, heads = (_number(header, key) for key in ("block_count", "embedding_length", "attention.head_count"))
     kv_heads = _number(header, "attention.head_count_kv") or heads
     per_head = width // heads if heads else 0
@@ -68,12 +69,21 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16") -> dict[st
     kv_cache = round(ctx_size * layers * kv_heads * (key + value) * size / numbers)
     batch = min(BATCH, ctx_size)
     activations = 4 * batch * (width + _number(header, "feed_forward_length"))
-    flash = quantized(kv)
+    flash = flash or quantized(kv)
     scores = 2 * batch * ctx_size if flash else (6 * heads + 2) * batch * ctx_size
     working = scores + (round(2.4 * activations) + 4_000_000 if flash else activations + 2_000_000)
     program = _PROGRAM + _TOKEN * _vocabulary(header)
     total = weights + kv_cache + working + program
     return {"weights": weights, "kv_cache": kv_cache, "working": working, "program": program, "total": total}
+
+
+def _second_embedding(header: GgufHeader) -> int:
+    """Bytes of a token embedding that is held twice: as it is, and rearranged since it also gives the logits."""
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or "output.weight" in tensors or embedding.type_name not in _REPACKED:
+        return 0
+    return embedding.bytes
 
 
 def _vocabulary(header: GgufHeader) -> int:

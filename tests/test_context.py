@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from metaaligner_lite.errors import UsageError
+from metaaligner_lite.errors import ModelError, UsageError
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.draft import BatchCosts, Drafter
+from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.llama.model import open_model
 
 
@@ -85,12 +86,67 @@ def test_a_taken_over_cache_equals_reading_anew(model):
     long = text(11, 100)
     with Context(model, 256, threads=1) as small, Context(model, 512, threads=1, sequences=2) as large:
         small.read(long)
-        large.take_over(small)
+        large.take_over(small.held(512))
         assert large.read([*long, 5]) == len(long)
         np.testing.assert_allclose(large.logits(-1), fresh(model, [*long, 5]), atol=1e-4)
         for length in (50, 20):
             tokens = [*long[:length], 99]
             np.testing.assert_allclose(logits_of(large, tokens), fresh(model, tokens), atol=1e-4)
+
+
+def test_what_there_is_no_room_for_is_not_held(model):
+    shared = text(14, 60)
+    with Context(model, 256, threads=1, sequences=3) as small:
+        for sequence in range(3):
+            small.read([*shared, sequence + 3], sequence=sequence)
+        assert [bool(state) for _, state in small.held(130)] == [True, True, False]
+        assert [bool(state) for _, state in small.held(60)] == [False, False, False]
+
+
+@pytest.fixture
+def growing(tmp_path):
+    with Engine(open_model(tiny.write_model(tmp_path / "m.gguf", n_ctx=4096), repack=False), threads=1) as engine:
+        yield engine
+
+
+def test_a_growing_context_makes_way_before_the_larger_one_is_made(growing, monkeypatch):
+    """Two caches never exist at once; what the smaller one held is not read again."""
+    long, alive = text(15, 100), []
+
+    class Counted(Context):
+        def __init__(self, *args, **options):
+            assert not alive
+            super().__init__(*args, **options)
+            alive.append(self)
+
+        def close(self):
+            super().close()
+            if self in alive:
+                alive.remove(self)
+
+    monkeypatch.setattr("metaaligner_lite.llama.engine.Context", Counted)
+    logits = logits_of(growing._context_for(200, 1), long)
+    for size, sequences in ((1500, 1), (100, 3), (2500, 2)):
+        context = growing._context_for(size, sequences)
+        assert (context.n_ctx >= size, len(context.sequences) >= sequences) == (True, True)
+        assert context.read(long) == len(long) - 1
+        np.testing.assert_allclose(context.logits(-1), logits, atol=1e-4)
+    assert alive == [context]
+    assert context.n_ctx == 3072
+    assert len(context.sequences) == 3
+
+
+def test_a_context_that_cannot_grow_costs_what_it_held_and_no_more(growing, monkeypatch):
+    long = text(16, 100)
+    logits = logits_of(growing._context_for(200, 1), long)
+    with monkeypatch.context() as patch:
+        patch.setattr(growing.model._lib, "llama_init_from_model", lambda *_: None)
+        with pytest.raises(ModelError, match="cannot make a context of 2,048 tokens"):
+            growing._context_for(2000, 1)
+    context = growing._context_for(200, 1)
+    assert context.n_ctx == 1024
+    assert context.read(long) == 0
+    np.testing.assert_allclose(context.logits(-1), logits, atol=1e-4)
 
 
 def test_drafts_change_nothing_whatever_the_cache_can_forget(model):

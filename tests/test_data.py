@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import typer
@@ -30,8 +31,12 @@ BETTER = Mapped(NAMES, objectives=(KNOWN["harmlessness"],))
 SAID = [{"role": "assistant", "content": "so"}]
 
 
-def one(name, record, mapped=BETTER):
-    (row,) = FORMATS[name](record, mapped)
+def mapped_for(name):
+    return replace(BETTER, answers=("good", "bad")) if name == "answers" else BETTER
+
+
+def one(name, record):
+    (row,) = FORMATS[name](record, mapped_for(name))
     return row.query, [(a.text, {o.name: v for o, v in a.ratings.items()}) for a in row.answers]
 
 
@@ -44,7 +49,11 @@ def completion(text, **ratings):
 GOOD = [
     (
         "rows",
-        {"query": "q", "answers": [{"text": "a", "ratings": {"humour": 2}}, {"text": "b", "ratings": {"humor": 1}}]},
+        {
+            "id": "7",
+            "query": "q",
+            "answers": [{"text": "a", "ratings": {"humour": 2}}, {"text": "b", "ratings": {"humor": 1}}],
+        },
         ("q", [("a", {"humor": 2}), ("b", {"humor": 1})]),
     ),
     (
@@ -124,12 +133,18 @@ GOOD = [
         ("q", [("same", {"harmlessness": 1}), ("same", {"harmlessness": 1})]),
     ),
     ("ratings", {"query": "q", "answer": "a", "empathy": "3", "model": "m"}, ("q", [("a", {"empathy": 3})])),
+    ("answers", {"prompt": "q", "good": "a", "bad": "b", "model": "m"}, ("q", [("a", {}), ("b", {})])),
+    (  # as a table has it: the ids are texts
+        "safe-rlhf",
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": "1", "safer_response_id": ""},
+        ("q", [("a", {"helpfulness": 0}), ("b", {"helpfulness": 1})]),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "record", "expected"), GOOD)
 def test_formats(name, record, expected):
-    assert detect(record, BETTER) == name
+    assert detect(record, mapped_for(name)) == name
     query, answers = one(name, record)
     assert (query, [(text, dict(sorted(ratings.items()))) for text, ratings in answers]) == (
         expected[0],
@@ -162,6 +177,19 @@ def test_formats(name, record, expected):
         ("safe-rlhf", {"prompt": "q", "response_0": "a"}, "no text under 'response_1'"),
         ("corrections", {"question": "q", "answer": None, "correction": "c"}, "no text under 'answer'"),
         ("ratings", {"query": "q", "answer": "a", "empathy": "good"}, "not a number"),
+        ("answers", {"query": "q", "good": "a"}, "no text under 'bad'; it has 'query', 'good'"),
+        ("answers", {"query": "q", "good": "a", "bad": None}, "no text under 'bad'"),
+        ("edits", {"prompt": [{"role": "user", "content": "q"}], "completion": "a"}, "no prompt and completion"),
+        ("edits", {"messages": [{"role": "user"}]}, "a message without role or text"),
+        ("rows", {"query": "q", "answers": [{"text": "a", "ratings": [1]}]}, "'ratings' is no table"),
+        ("rows", {"query": "q", "answers": [{"text": "a", "ratings": {"humor": 10**400}}]}, "is not a number"),
+        (
+            "ultrafeedback",
+            {"instruction": "q", "completions": [{"response": "a", "annotations": [1]}]},
+            "'annotations' is no table",
+        ),
+        ("dialogues", {"chosen": [{"role": ["user"], "content": "a"}], "rejected": SAID}, "without a known role"),
+        ("safe-rlhf", {"prompt": "q", "response_0": "a", "response_1": "b", "safer_response_id": 2}, "expected 0 or 1"),
         ("edits", {"prompt": "Say hello", "completion": "Hello"}, "in none of our layouts"),
         ("edits", {"conversations": [{"from": "human", "value": "x"}]}, "not one of our prompts"),
         ("edits", {"prompt": 3, "completion": "Hello"}, "no prompt and completion"),
@@ -172,9 +200,40 @@ def test_bad_records_tell_their_reason(name, record, reason):
         one(name, record)
 
 
+def spoilt(value):
+    """Copies of a record, each with another of its parts, at any depth, turned into what nobody expects there."""
+    yield from (None, True, 3, float("nan"), 10**400, "x", "\ud800😀", [], [1], [[1]], {}, {"a": 1}, {"a": [1]})
+    if isinstance(value, dict):
+        yield from ({**value, key: other} for key, part in value.items() for other in spoilt(part))
+        yield from ({k: v for k, v in value.items() if k != key} for key in value)
+    if isinstance(value, list):
+        yield from ([*value[:i], other, *value[i + 1 :]] for i, part in enumerate(value) for other in spoilt(part))
+
+
+@pytest.mark.parametrize(("name", "record"), [(name, record) for name, record, _ in GOOD])
+def test_whatever_a_record_holds_it_is_used_or_counted(tmp_path, name, record):
+    broken = [json.dumps(other) for other in spoilt(record)]
+    refused = 0
+    for line in broken:
+        (tmp_path / "s.jsonl").write_text(line + "\n")
+        try:
+            account = build(
+                [tmp_path / "s.jsonl"], tmp_path / "r.jsonl", mapped_for(name), form=name, force=True
+            ).account
+        except (DataError, UsageError):
+            refused += 1
+        else:
+            assert account.read == account.used == 1 and read_rows(tmp_path / "r.jsonl")[0]
+    assert refused > 0
+
+
 def test_a_form_nobody_knows_is_named_with_its_keys():
     with pytest.raises(UsageError, match="its keys \\(foo\\); name it with --format"):
         detect({"foo": 1}, BETTER)
+
+
+def messages(turns):
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
 @pytest.mark.parametrize("equal", [False, True])
@@ -188,12 +247,14 @@ def test_our_own_prompts_are_read_back(layout, equal):
         request = prompt.split("User: ")[2].removesuffix("\n\nAssistant:")
         turns = ["Human: Is it; late?", "No | idea.", request, "Sorry."]
         records = [
-            {"messages": [{"role": r, "content": t} for r, t in zip(["user", "assistant"] * 2, turns, strict=True)]},
+            {"messages": messages(turns)},
+            {"prompt": messages(turns)[:3], "completion": messages(turns)[3:]},
             {"conversations": [{"from": r, "value": t} for r, t in zip(["human", "gpt"] * 2, turns, strict=True)]},
         ]
     else:
         records = [
             {"prompt": prompt, "completion": "Sorry."},
+            {"prompt": messages([prompt]), "completion": [{"role": "assistant", "content": "Sorry."}]},
             {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": "Sorry."}]},
         ]
     for record in records:
@@ -237,6 +298,13 @@ def test_parquet(tmp_path):
     records = [{"query": "q", "answer": "a", "empathy": 1.0}, {"query": "q", "answer": "b", "empathy": None}]
     parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
     assert [record for _, record in read_records(tmp_path / "a.parquet")] == records
+    pair = {"instruction": "q", "completions": [completion("a", honesty="5"), completion("b", honesty="3")]}
+    bad = {"instruction": None, "completions": pair["completions"]}
+    parquet.write_table(pyarrow.Table.from_pylist([pair, bad]), tmp_path / "c.parquet")
+    account = build([tmp_path / "c.parquet"], tmp_path / "rows.jsonl", BETTER).account
+    assert (account.read, account.used) == (2, 1) and "no text under 'instruction'" in account.lines()[1]
+    ((row,), _) = read_rows(tmp_path / "rows.jsonl")
+    assert [(a.text, list(a.ratings.values())) for a in row.answers] == [("a", [5]), ("b", [3])]
     (tmp_path / "b.parquet").write_text("not parquet")
     with pytest.raises(FileProblem, match="no Parquet file"):
         list(read_records(tmp_path / "b.parquet"))
@@ -286,6 +354,21 @@ def test_build_accounts_for_every_record(tmp_path):
     with pytest.raises(DataError, match=r"s\.jsonl, line 2: not valid JSON"):
         build([source], tmp_path / "rows.jsonl", BETTER, strict=True, force=True)
     assert len(read_rows(tmp_path / "rows.jsonl")[0]) == 1 and not (tmp_path / "rows.jsonl.part").exists()
+
+
+def test_the_parts_that_a_record_is_used_without_are_counted(tmp_path):
+    kept = [completion("a", honesty=5, helpfulness="N/A"), completion("b", honesty=3, helpfulness="good")]
+    record = {"instruction": "q", "completions": [*kept, {"annotations": {}}, "c"]}
+    source = write(tmp_path / "s.jsonl", [record, record])
+    built = build([source], tmp_path / "rows.jsonl", BETTER)
+    assert (built.account.read, built.account.used, built.rows) == (2, 2, 2)
+    (without, four), (rating, two) = built.parts.refused.most_common()
+    assert (four, two) == (4, 2) and "a completion without text" in without and "rating of 'helpfulness'" in rating
+    assert any(
+        line.startswith("4 refused: a completion") and "(first: s.jsonl, line 1)" in line for line in built.lines()
+    )
+    with pytest.raises(DataError, match="line 1: the rating of 'helpfulness' is not a number"):
+        build([source], tmp_path / "rows.jsonl", BETTER, strict=True, force=True)
 
 
 def test_a_limit_leaves_no_record_unaccounted(tmp_path):
@@ -479,6 +562,40 @@ def test_a_reference_edit_survives_as_a_row(style):
         sets = reformulate_rows([as_row(edit, "x")])
         (back,) = sets.contrastive + sets.equal
         assert (back.answer, back.target, set(back.objectives)) == (edit.answer, edit.target, set(edit.objectives))
+
+
+def test_reference_hh_rlhf_keeps_the_marks_of_a_single_question(tmp_path):
+    """Its reward models and its prompts see them; the prompt is the same, since the layout puts them there anyway."""
+    source = write(
+        tmp_path / "s.jsonl",
+        [
+            {"chosen": "\n\nHuman: q?\n\nAssistant: a", "rejected": "\n\nHuman: q?\n\nAssistant: b"},
+            {"prompt": "q?", "chosen": "a", "rejected": "b"},
+            {"prompt": "\n\nHuman: q? \n\nAssistant:", "chosen": "a", "rejected": "b"},
+        ],
+    )
+    seen = []
+
+    def reward(rows):
+        seen.extend(row.query for row in rows)
+        return rows
+
+    build([source], tmp_path / "rows.jsonl", BETTER, reference="hh-rlhf", rewards=reward)
+    assert seen == ["\n\nHuman: q? \n\nAssistant:"] * 3
+    rows, _ = read_rows(tmp_path / "rows.jsonl")
+    objective = [KNOWN["harmlessness"]]
+    marked, bare = (edit_prompt("paper/hh-rlhf", query, "b", objective) for query in (rows[0].query, "q?"))
+    assert marked == bare
+
+
+def test_reference_hh_rlhf_counts_what_is_no_pair(tmp_path):
+    three = {"query": "q", "answers": [{"text": t, "ratings": {"humor": i}} for i, t in enumerate("abc")]}
+    source = write(tmp_path / "s.jsonl", [three, {**three, "answers": three["answers"][:2]}])
+    built = build([source], tmp_path / "rows.jsonl", BETTER, reference="hh-rlhf")
+    assert (built.account.used, built.rows) == (1, 1)
+    assert list(built.account.refused) == ["other than two answers; --reference hh-rlhf compares two"]
+    with pytest.raises(DataError, match="line 1: other than two answers"):
+        build([source], tmp_path / "rows.jsonl", BETTER, reference="hh-rlhf", strict=True, force=True)
 
 
 # --- the command ---

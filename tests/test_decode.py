@@ -131,7 +131,7 @@ def test_a_larger_context_takes_over_what_a_smaller_one_holds(model):
     prompt = [3 + i % 200 for i in range(100)]
     with Context(model, 256, threads=1) as small, Context(model, 512, threads=1, sequences=2) as large:
         written = tiny.write(small, prompt, 20)
-        large.take_over(small)
+        large.take_over(small.held(512))
         again = tiny.write(large, prompt, 20)
         assert again.tokens == written.tokens
         assert again.counts.read == 1

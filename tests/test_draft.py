@@ -121,6 +121,15 @@ def test_costs_are_of_a_shape_or_measured():
     assert measured(12) == pytest.approx(0.017)
 
 
+def test_flash_attention_on_a_cpu_makes_batches_dearer_and_drafts_shorter():
+    usual, flash = BatchCosts(), BatchCosts(flash=True)
+    assert [flash(size) for size in (1, 16, 32)] == [1.0, 6.5, 12.6]
+    assert all(flash(size) > usual(size) for size in range(2, 33))
+    drafts = [len(follow(SOURCE, SOURCE[:5])[1].propose(100, costs)) for costs in (usual, flash)]
+    assert 0 < drafts[1] < drafts[0]
+    assert BatchCosts(((1, 0.01), (32, 0.02)), flash=True)(32) == 0.02  # what was measured goes first
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tiny.write_model(tmp_path_factory.mktemp("draft") / "m.gguf", seed=3)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,10 +17,11 @@ pytest.importorskip("peft")
 
 from tiny_train import SMOKE, base_fixture, make_base, one_thread, row, some_rows, write_rows  # noqa: F401 (the fixtures)
 
+from mal_train import lora
 from mal_train import recipe as recipes
 from mal_train.collate import collate, plan
 from mal_train.encode import IGNORED, Encoder, encode_edit, encode_edits, load_tokens
-from mal_train.merge import merge
+from mal_train.merge import _stored_dtype, merge
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
 from mal_train.rows import Account, read_rows, split
@@ -220,6 +223,17 @@ def test_a_shortened_dialogue_keeps_the_marks_of_its_turns(tokens, layout):
     assert 1 in seen
 
 
+@pytest.mark.parametrize(
+    "query", ["我的包裹在哪里？它已经迟到一个星期了。" * 9 + "为什么？", "ftp://" + "ab/" * 300 + "why?"]
+)
+def test_a_query_without_spaces_is_shortened_too(tokens, query):
+    edit, account = Edit(query, "weak", "better", (EMPATHY,)), Account()
+    (found,) = encode_edits([edit], Encoder(tokens, "conversation", Data(max_length=220)), account)
+    text = tokens.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
+    assert account.shortened == 1 and len(found) <= 220
+    assert f"{query[-4:]}<|im_end|>" in text and query[:9] not in text
+
+
 def test_shortening_a_very_long_query_is_quick(tokens):
     edit = Edit("word " * 100_000, "weak", "better", (EMPATHY,))
     before = time.monotonic()
@@ -315,6 +329,20 @@ def test_a_whole_run(tmp_path, tied):
         train(base, data, tmp_path / "out", recipes.load(None, SMOKE))
 
 
+def test_steps_without_edits_are_told(base, tmp_path):
+    """Corrections hold no ties: nothing to warm up on, and no equal edits."""
+    pairs = [row(f"q{i}", (f"better {i}", {"empathy": 1}), (f"weak {i}", {"empathy": 0})) for i in range(4)]
+    said = []
+    heard = SimpleNamespace(say=said.append, step=said.append)
+    data = write_rows(tmp_path / "rows.jsonl", pairs)
+    made = train(base, data, tmp_path / "out", recipes.load(None, SMOKE | {"kind": "activated"}), progress=heard)
+    assert "contrastive/steps" in made.metrics and "equal/steps" not in made.metrics
+    report = (tmp_path / "out" / "report.md").read_text()
+    for name in ("warmup", "equal"):
+        (line,) = (line for line in said if isinstance(line, str) and line.startswith(f"{name}: no edits for it"))
+        assert line.endswith("skipped") and f"- {line}" in report
+
+
 def test_loss_falls_and_skipped_stages_are_skipped(tmp_path):
     base = make_base(tmp_path / "base", spread=0.3)
     data = write_rows(tmp_path / "rows.jsonl", some_rows(4))
@@ -352,3 +380,32 @@ def test_a_quantized_base_is_not_merged_into(base, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {}}))
     with pytest.raises(ModelError, match="quantized"):
         merge(base, tmp_path, tmp_path / "out")
+
+
+def test_a_quantized_base_is_refused_before_it_is_trained(base, tmp_path, monkeypatch):
+    quantized = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (quantized / "config.json").write_text(json.dumps({**config, "quantization_config": {}}))
+    monkeypatch.setattr(lora, "open_base", lambda *_: pytest.fail("the model was opened"))
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(3))
+    with pytest.raises(ModelError, match="quantized.*take the 16-bit base"):
+        train(quantized, data, tmp_path / "out", recipes.load(None, SMOKE))
+    assert not (tmp_path / "out.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "stored", "expected"),
+    [
+        ("bfloat16", "float32", "bfloat16"),
+        (None, "float16", "float16"),
+        ("float64", "float64", "float32"),
+        ("float8_e4m3fn", "float8_e4m3fn", "float32"),
+        ("float8_e4m3fn", "bfloat16", "bfloat16"),
+    ],
+)
+def test_merged_weights_are_stored_in_one_of_three_dtypes(tmp_path, named, stored, expected):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(2, 2).to(getattr(torch, stored))}, tmp_path / "model.safetensors")
+    assert _stored_dtype({"dtype": named}, tmp_path) == expected

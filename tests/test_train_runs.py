@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,15 +19,17 @@ pytest.importorskip("peft")
 
 from tiny_train import SMOKE, base_fixture, make_base, one_thread, some_rows, write_rows  # noqa: F401 (the fixtures)
 
+from mal_train import distributed, identity, lora, stage
 from mal_train import estimate as estimate_module
-from mal_train import lora, stage
 from mal_train import recipe as recipes
 from mal_train.encode import Encoder, encode_edit, encode_edits, find_invocation, load_tokens
 from mal_train.estimate import estimate
+from mal_train.progress import Silent
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
-from mal_train.rows import Account
-from mal_train.run import train
+from mal_train.rows import Account, read_rows, split
+from mal_train.run import _edits, _metrics, train
+from mal_train.watch import Watch
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelError, UsageError
 from metaaligner_lite.objectives import builtin_catalogue
@@ -77,20 +81,64 @@ class KillAt:
 RESUME = SMOKE | {"training.precision": "float32", "training.checkpoint_minutes": 1e-6, "lora.dropout": 0.3}
 
 
-@pytest.mark.parametrize("at", [("equal", 3), ("contrastive", 1)])
-def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at):
-    recipe = recipes.load(None, RESUME)
+@pytest.mark.parametrize(
+    ("at", "more"),
+    [
+        (("equal", 3), {}),
+        (("contrastive", 1), {}),
+        # A place in the data is a number of batches, not of steps; the second epoch begins within an accumulation.
+        (
+            ("contrastive", 2),
+            {"training.accumulate": 3, "stages.contrastive.epochs": 2.0, "training.batch_tokens": 2048},
+        ),
+    ],
+)
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at, more):
+    recipe = recipes.load(None, RESUME | more)
     train(base, data, tmp_path / "whole", recipe)
     with pytest.raises(Killed):
         train(base, data, tmp_path / "out", recipe, progress=KillAt(*at))
     with pytest.raises(FileProblem, match=r"out\.part holds an unfinished run; .*--resume"):
         train(base, data, tmp_path / "out", recipe)
     with pytest.raises(UsageError, match=r"had recipe.lora.rank = 4, this one has 5"):
-        train(base, data, tmp_path / "out", recipes.load(None, RESUME | {"lora.rank": 5}), resume=True)
+        train(base, data, tmp_path / "out", recipes.load(None, RESUME | more | {"lora.rank": 5}), resume=True)
     resumed = train(base, data, tmp_path / "out", recipe, resume=True)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
     assert resumed.metrics["contrastive/steps"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "rows.jsonl", "whole"]
+
+
+def test_another_base_or_other_wordings_are_another_run(base, data, tmp_path):
+    recipe = recipes.load(None, RESUME)
+    with pytest.raises(Killed):
+        train(base, data, tmp_path / "out", recipe, progress=KillAt("equal", 1))
+    namesake = make_base(tmp_path / "other" / base.name, spread=0.03)
+    with pytest.raises(UsageError, match=r"had the base's files \(hash\) = '.*repeat the command as it was"):
+        train(namesake, data, tmp_path / "out", recipe, resume=True)
+    catalogue = builtin_catalogue() | {"empathy": replace(EMPATHY, description="The response should be kind.")}
+    with pytest.raises(UsageError, match=r"had the objectives' wordings \(hash\) = "):
+        train(base, data, tmp_path / "out", recipe, resume=True, catalogue=catalogue)
+    copy = shutil.copytree(base, tmp_path / "copy" / base.name)
+    assert train(copy, data, tmp_path / "out", recipe, resume=True).out.is_dir()
+
+
+def test_large_weights_are_hashed_in_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_WHOLE", 1000)
+    monkeypatch.setattr(identity, "_PIECE", 10)
+    file = tmp_path / "model.safetensors"
+    hashes = set()
+    for place in (None, 0, 2000, 3999):
+        file.write_bytes(bytes(i == place for i in range(4000)))
+        hashes.add(identity.folder_hash(tmp_path))
+    (tmp_path / "notes.md").write_text("no part of the model")
+    assert len(hashes) == 3 and identity.folder_hash(tmp_path) in hashes  # 2000 is between two places
+
+
+def test_a_base_named_by_a_dot_has_its_folders_name(base, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(base)
+    trained = train(Path("."), data, tmp_path / "out", recipes.load(None, SMOKE | {"kind": "activated"}))
+    found = manifest.read(trained.adapter)
+    assert found and found.base == base.name
 
 
 ONE = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -122,15 +170,41 @@ def test_nothing_to_resume_and_nothing_left_after_a_failure(base, data, tmp_path
 # --- evaluation ---
 
 
-def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(base, tmp_path):
+def loss_per_token(model, edits):
+    """The mean over the edits' tokens of the loss that the model itself computes."""
+    import torch
+
+    total, count = 0.0, 0
+    for edit in edits:
+        ids = torch.tensor(edit.ids.tolist())[None]
+        labels = ids.clone()
+        labels[0, : edit.start] = -100
+        n = len(edit) - edit.start
+        with torch.no_grad():
+            total, count = total + model(ids, labels=labels).loss.item() * n, count + n
+    return total / count
+
+
+def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = make_base(tmp_path / "base", spread=0.3)  # whose losses tell one adapter from another
     data = write_rows(tmp_path / "rows.jsonl", some_rows(40))
     # A rate far too high makes the first evaluation the best and patience end the stage.
     settings = SMOKE | {"data.validation": 0.3, "training.patience": 2, "training.schedule": "constant"}
-    settings |= {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.lr": 0.9}
+    settings |= {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.lr": 0.05}
     settings |= {"stages.contrastive.steps": 20, "stages.contrastive.epochs": 5.0}
-    trained = train(base, data, tmp_path / "out", recipes.load(None, settings))
+    recipe, heard = recipes.load(None, settings | {"training.precision": "float32"}), Hears()
+    trained = train(base, data, tmp_path / "out", recipe, progress=heard)
     assert trained.metrics["contrastive/steps"] < 20
-    assert 0 <= trained.metrics["contrastive/held_out_accuracy"] <= 1
+    assert any(line.startswith("contrastive: kept the adapter of step") for line in heard.said)
+    rows, _ = read_rows(data)
+    _, held_out = split(rows, recipe.data.validation, recipe.seed)
+    encoder = Encoder(load_tokens(base), recipe.layout, recipe.data)
+    edits = encode_edits(_edits("contrastive", held_out, recipe), encoder, Account())
+    kept = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
+    assert trained.metrics["contrastive/held_out_loss"] == pytest.approx(loss_per_token(kept, edits), abs=5e-4)
     report = (tmp_path / "out" / "report.md").read_text()
     assert "held-out queries" in report and "accuracy.svg" in report
     for name in ("loss.svg", "accuracy.svg"):
@@ -140,28 +214,64 @@ def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(base, tmp_pat
 
 def test_evaluation_counts_every_token_once(base, tmp_path):
     """The loss over batches of any size is the mean over tokens that the model's own loss gives."""
-    import torch
-
     tokens = load_tokens(base)
     edits = [encode_edit(Edit("q", "a", "word " * n, (EMPATHY,)), tokens, "conversation") for n in (1, 5, 9)]
     recipe = recipes.load(None, {"lora.rank": 4, "training.precision": "float32"})
     model = lora.attach(lora.open_base(base, recipe), recipe)
     work = stage.Work("equal", recipe.stages.equal, edits, stage.Plan(((0,),), (1,)), edits)
-    from mal_train.progress import Silent
-    from mal_train.watch import Watch
-
     watch = Watch("equal", work.order, 1, 0, recipe.training, Silent())
     trainer = stage._trainer(model, work, recipe, tokens.pad, tmp_path, watch)
     found = trainer.evaluate()
-    total, count = 0.0, 0
-    for edit in edits:
-        ids = torch.tensor(edit.ids.tolist())[None]
-        labels = ids.clone()
-        labels[0, : edit.start] = -100
-        n = len(edit) - edit.start
-        with torch.no_grad():
-            total, count = total + model(ids, labels=labels).loss.item() * n, count + n
-    assert found["eval_loss"] == pytest.approx(total / count, rel=1e-4)
+    assert found["eval_loss"] == pytest.approx(loss_per_token(model, edits), rel=1e-4)
+
+
+def small_trainer(base, folder):
+    tokens = load_tokens(base)
+    recipe = recipes.load(None, {"lora.rank": 4, "training.precision": "float32"})
+    edit = encode_edit(Edit("q", "a", "t", (EMPATHY,)), tokens, "conversation")
+    work = stage.Work("equal", recipe.stages.equal, [edit], stage.Plan(((0,),), (len(edit),)))
+    watch = Watch("equal", work.order, 1, 0, recipe.training, Silent())
+    model = lora.attach(lora.open_base(base, recipe), recipe)
+    return stage._trainer(model, work, recipe, tokens.pad, folder, watch)
+
+
+def test_several_gpus_are_not_one_process(base, data, tmp_path, monkeypatch):
+    """transformers would put nn.DataParallel around the model, which splits what must not be split."""
+    import torch
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: getattr(self, "_n_gpu", None) or 2))
+    monkeypatch.setattr(TrainingArguments, "__setattr__", object.__setattr__)
+    trainer = small_trainer(base, tmp_path)
+    assert trainer.args.n_gpu == 1
+    assert not isinstance(trainer._wrap_model(trainer.model), torch.nn.DataParallel)
+    heard = Hears()
+    monkeypatch.setattr(distributed, "gpus", lambda: 2)
+    with pytest.raises(DataError):
+        train(base, write_rows(tmp_path / "bad.jsonl", ["{"]), tmp_path / "out", recipes.load(None), progress=heard)
+    assert "one of 2 GPUs" in heard.said[0] and "torchrun --nproc-per-node gpu" in heard.said[0]
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (9, 1), (39, 1), (60, 3), (200, 10), (10_000, 10)])
+def test_short_stages_tell_their_loss_oftener(steps, every):
+    assert stage._log_every(steps) == every
+
+
+def test_the_last_step_is_told_however_rarely_the_loss_is_read(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "cuda", lambda: True)
+    monkeypatch.setattr(stage, "_log_every", lambda _: 10)
+    heard = Hears()
+    settings = SMOKE | {"training.precision": "float32", "stages.warmup.share": 0.0, "stages.equal.share": 0.0}
+    trained = train(base, data, tmp_path / "out", recipes.load(None, settings), progress=heard)
+    assert any(line.startswith("contrastive 3/3  loss") for line in heard.said)
+    assert trained.metrics["contrastive/loss"] > 0
+    text = (trained.merged / "metaaligner.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_metrics_that_were_not_measured_are_left_out():
+    empty = stage.StageResult("equal", 1, 10, 1.0, 0.0, *[stage.Curve()] * 4)
+    assert "equal/loss" not in _metrics([empty]) and _metrics([empty])["equal/steps"] == 1
 
 
 # --- activated adapters ---
@@ -223,8 +333,6 @@ def test_an_adapter_that_no_gradient_reaches_is_an_error(base, tmp_path):
     model = lora.attach(lora.open_base(base, recipe), recipe, invocation=[1, 2, 1, 2])
     edit = encode_edit(Edit("q", "a", "t", (EMPATHY,)), tokens, "conversation")
     work = stage.Work("equal", recipe.stages.equal, [edit], stage.Plan(((0,),), (len(edit),)))
-    from mal_train.progress import Silent
-
     with pytest.raises(ModelError, match="no gradient reaches the adapter"):
         stage.train_stage(model, work, recipe, tokens.pad, 0, tmp_path / "s", Silent())
 
@@ -260,7 +368,11 @@ def test_variants_train(base, data, tmp_path, settings):
         ({"stages.contrastive.lr": 1.0, "training.max_grad_norm": 1e30}, ModelError, "the loss is .* lower stages"),
     ],
 )
-def test_what_cannot_be_trained_is_one_clear_error(base, data, tmp_path, settings, error, message):
+def test_what_cannot_be_trained_is_one_clear_error(base, data, tmp_path, monkeypatch, settings, error, message):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "bitsandbytes" else find_spec(name, *a)
+    )
     if "lora.quantize" in settings and lora.cuda():
         pytest.skip("there is a GPU")
     if "max_grad_norm" in str(settings):
@@ -280,6 +392,23 @@ def test_the_estimate_counts_the_weights(base):
     found = estimate(base, recipes.load(None))
     parameters = sum(value.numel() for value in load_file(base / "model.safetensors").values())
     assert found.base == 4 * parameters and found.adapter > 0 and found.batch > 0
+
+
+def test_embeddings_and_head_are_not_counted_as_four_bits(base):
+    """Those of a base in 4 bits are held in 32, as its norms are."""
+    sizes = {name: value.numel() for name, value in load_file(base / "model.safetensors").items()}
+    whole = sum(size for name, size in sizes.items() if "proj" not in name)
+    found = estimate(base, recipes.load(None, {"lora.quantize": "nf4"}))
+    assert found.base == pytest.approx(4 * whole + 0.55 * (sum(sizes.values()) - whole), abs=1)
+
+
+def test_weights_whose_size_is_not_told_are_not_none(base, tmp_path):
+    shutil.copy(base / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    heard = Hears()
+    estimate_module.check(tmp_path, recipes.load(None), heard)
+    (line,) = heard.said
+    assert line.startswith("memory: unknown, since") and line.endswith("GiB free")
 
 
 class Hears:

@@ -44,10 +44,16 @@ def write_model(
     epsilon: float = 1e-5,
     specials: list[str] = SPECIALS,
     special_type: gguf.TokenType = gguf.TokenType.CONTROL,
+    unused: int = 0,
+    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    tied: bool = True,
 ) -> Path:
-    """A random byte-level Llama (Gemma 2 with a sliding window, Mamba) whose ids are special tokens, then bytes."""
+    """A random byte-level Llama (Gemma 2 with a sliding window, Mamba) whose ids are special tokens, then bytes.
+
+    After them `unused` tokens, which no text has; matrices are quantized, and the first also gives the logits if tied.
+    """
     rng = np.random.default_rng(seed)
-    tokens = [*specials, *byte_tokens()]
+    tokens = [*specials, *byte_tokens(), *(f"[unused{i}]" for i in range(unused))]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(n_ctx)
@@ -71,7 +77,7 @@ def write_model(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([special_type] * len(specials) + [gguf.TokenType.NORMAL] * 256)
+    writer.add_token_types([special_type] * len(specials) + [gguf.TokenType.NORMAL] * (256 + unused))
     writer.add_token_merges(["Ġ a"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
@@ -83,13 +89,16 @@ def write_model(
 
     def add(name: str, *shape: int) -> None:
         scale = 1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1])
-        data = np.ones(shape) if len(shape) == 1 else rng.normal(0, scale, shape)
-        writer.add_tensor(name, data.astype(np.float32))
+        data = (np.ones(shape) if len(shape) == 1 else rng.normal(0, scale, shape)).astype(np.float32)
+        kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else quantization
+        writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
 
     if tensors:
         kv_width = width // heads * kv_heads
         add("token_embd.weight", len(tokens), width)
         add("output_norm.weight", width)
+        if not tied:
+            add("output.weight", len(tokens), width)
         for i in range(layers):
             add(f"blk.{i}.attn_norm.weight", width)
             if architecture == "mamba":

@@ -95,6 +95,7 @@ def build(
                 "read": account.read,
                 "used": account.used,
                 "refused": dict(account.refused),
+                "parts_refused": dict(built.parts.refused),
                 "edits_refused": dict(built.reference.refused) if built.reference else {},
                 "objectives": dict(built.objectives),
                 "columns_not_read": sorted(built.unread),

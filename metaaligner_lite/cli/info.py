@@ -24,8 +24,8 @@ def info(
     from ..output import printable
     from .console import human_bytes, print_json
 
-    facts = describe(file, ctx_size, kv)
-    tuning = remembered(read_header(file)) if facts["kind"] != "adapter" else None
+    tuning = remembered(read_header(file))
+    facts = describe(file, ctx_size, kv, flash=tuning is not None and tuning.flash)
     facts["tuned"] = asdict(tuning) if tuning else None
     if as_json:
         print_json(facts)
@@ -45,7 +45,8 @@ def info(
     }
     if tuning:
         rows["tuned"] = (
-            f"yes: flash attention {'on' if tuning.flash else 'off'}, {tuning.threads} threads, "
+            f"yes: flash attention {'on' if tuning.flash else 'off'}, "
+            f"{tuning.threads} threads for single tokens, {tuning.batch_threads} for batches, "
             f"repacking {'on' if tuning.repack else 'off'}, {1000 * tuning.costs[0][1]:.1f} ms per token"
         )
     elif facts["kind"] != "adapter" and facts["tensors"]:

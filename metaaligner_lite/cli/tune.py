@@ -23,28 +23,47 @@ def tune(
     from dataclasses import asdict
 
     from ..gguf_file import read_header
-    from ..llama.tune import Trial, measure, remember
+    from ..llama.tune import Setting, Trial, measure, remember
     from .console import print_json, talk
 
     header = read_header(model)
     console = talk()
 
-    def show(trial: Trial) -> None:
-        settings = f"flash attention {_on(trial.flash)}, {trial.threads} threads, repacking {_on(trial.repack)}"
-        console.print(f"{settings}: {trial.seconds:.3f} s", style="dim")
+    def described(setting: Setting) -> str:
+        return (
+            f"flash attention {_on(setting.flash)}, repacking {_on(setting.repack)}, "
+            f"{setting.threads} threads for single tokens, {setting.batch_threads} for batches"
+        )
 
-    tuning, trials = measure(model, gpu_layers=gpu_layers, on_trial=show)
-    path = remember(header, tuning, gpu_layers)
+    def show(trial: Trial) -> None:
+        console.print(f"{described(trial.setting)}: {trial.seconds:.3f} s", style="dim")
+
+    found = measure(model, gpu_layers=gpu_layers, on_trial=show)
+    path = remember(header, found.tuning, gpu_layers)
     if as_json:
-        print_json({"file": str(path), "best": asdict(tuning), "trials": [asdict(trial) for trial in trials]})
+        print_json(
+            {
+                "file": str(path),
+                "best": asdict(found.tuning),
+                "trials": [asdict(trial.setting) | {"seconds": trial.seconds} for trial in found.trials],
+                "not_tried": [asdict(setting) for setting in found.not_tried],
+                "not_measured": found.not_measured,
+            }
+        )
         return
-    print(f"{'flash attention':17}{'threads':>8}{'repacking':>11}{'short edit':>12}")
-    best = min(trials, key=lambda trial: trial.seconds)
-    for trial in sorted(trials, key=lambda trial: trial.seconds):
-        row = f"{_on(trial.flash):17}{trial.threads:>8}{_on(trial.repack):>11}{trial.seconds:>10.3f} s"
-        print(row + ("  <- kept" if trial is best else ""))
-    print(f"\n{'tokens in a batch':20}" + "".join(f"{size:>8}" for size, _ in tuning.costs))
-    print(f"{'milliseconds':20}" + "".join(f"{1000 * seconds:>8.1f}" for _, seconds in tuning.costs))
+    print(f"{'flash attention':17}{'repacking':>9}{'threads':>9}{'for batches':>13}{'short edit':>12}")
+    for trial in sorted(found.trials, key=lambda trial: trial.seconds):
+        setting = trial.setting
+        row = f"{_on(setting.flash):17}{_on(setting.repack):>9}{setting.threads:>9}{setting.batch_threads:>13}"
+        notes = ["without tuning"] * (trial is found.trials[0]) + ["kept"] * (trial is found.best)
+        print(f"{row}{trial.seconds:>10.3f} s" + (f"  <- {', '.join(notes)}" if notes else ""))
+    print(f"\n{'tokens in a batch':20}" + "".join(f"{size:>8}" for size, _ in found.tuning.costs))
+    print(f"{'milliseconds':20}" + "".join(f"{1000 * seconds:>8.1f}" for _, seconds in found.tuning.costs))
+    for setting in found.not_tried:
+        print(f"not tried, time was up: {described(setting)}")
+    if found.not_measured:
+        sizes = ", ".join(map(str, found.not_measured))
+        print(f"not measured, time was up: batches of {sizes} tokens; their costs follow the built-in curve")
     console.print(f"kept in {path}; runs with models of this shape use it")
 
 

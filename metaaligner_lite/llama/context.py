@@ -39,8 +39,9 @@ class Cached:
 class Context:
     """A KV cache over a model, of one or more sequences that share its room and each other's prefixes.
 
-    `costs` knows what a decode of n tokens takes here. `kv` is the type of the cached keys and values;
-    `flash` turns flash attention on or off (None: on with a GPU, or if the cache is quantized, which needs it).
+    `threads` write single tokens, `batch_threads` read batches (0: as many). `costs` knows what a decode of n tokens
+    takes here. `kv` is the type of the cached keys and values; `flash` turns flash attention on or off (None: on with a
+    GPU, or if the cache is quantized, which needs it).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Context:
         n_ctx: int,
         *,
         threads: int = 0,
+        batch_threads: int = 0,
         adapter: Adapter | None = None,
         sequences: int = 1,
         kv: str = "f16",
@@ -66,9 +68,9 @@ class Context:
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = min(BATCH, n_ctx)
-        params.n_threads_batch = threads or default_threads()
-        # A small model's single token is written before a second thread that lost its core comes back.
-        params.n_threads = threads or (1 if model.header.file_size < SMALL else default_threads())
+        usual = usual_threads(model.header.file_size)
+        params.n_threads = threads or usual[0]
+        params.n_threads_batch = batch_threads or threads or usual[1]
         params.n_seq_max = sequences
         params.kv_unified = True  # so that a prefix shared by sequences is held once
         params.type_k = params.type_v = kv_type(kv)
@@ -87,7 +89,7 @@ class Context:
         self.n_batch: int = params.n_batch
         self._memory = self._lib.llama_get_memory(self.handle)
         self._batch = self._lib.llama_batch_init(self.n_batch, 0, 1)
-        self.costs = costs or BatchCosts()
+        self.costs = costs or BatchCosts(flash=not model.on_gpu and (bool(flash) or quantized(kv)))
         # What keeps one state instead of a cell per token can neither forget a rejected draft nor lend a prefix.
         self.can_draft: bool = not (
             self._lib.llama_model_is_recurrent(model.handle) or self._lib.llama_model_is_hybrid(model.handle)
@@ -169,14 +171,23 @@ class Context:
         pointer = self._lib.llama_get_logits_ith(self.handle, place)
         return self._as_array(pointer, shape=(self.model.n_vocab,))
 
-    def use_threads(self, threads: int) -> None:
-        """Compute with so many threads from now on."""
-        self._lib.llama_set_n_threads(self.handle, threads, threads)
+    def use_threads(self, threads: int, batch_threads: int) -> None:
+        """From now on write single tokens with so many threads, and read batches with so many."""
+        self._lib.llama_set_n_threads(self.handle, threads, batch_threads)
 
-    def take_over(self, other: Context) -> None:
-        """Hold what another context over the same model holds, as far as there is room for it."""
-        for i, cached in enumerate(other.sequences[: len(self.sequences)]):
-            self.restore(cached, other.state(i), i)
+    def held(self, room: int) -> list[tuple[Cached, bytes]]:
+        """What `take_over` needs of each sequence: tokens and state, as far as `room` for so many tokens holds them."""
+        found = []
+        for i, cached in enumerate(self.sequences):
+            fits = len(cached.tokens) <= room  # a state takes room of its own, even for a prefix that was shared
+            room -= len(cached.tokens) if fits else 0
+            found.append((cached, self.state(i) if fits else b""))
+        return found
+
+    def take_over(self, held: Sequence[tuple[Cached, bytes]]) -> None:
+        """Hold what another context over the same model held, which may be closed by now."""
+        for i, (cached, state) in enumerate(held[: len(self.sequences)]):
+            self.restore(cached, state, i)
 
     def state(self, sequence: int = 0) -> bytes:
         """What the cache holds of a sequence, as `restore` takes it; empty if nothing."""
@@ -277,6 +288,13 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 def hardware_threads() -> int:
     """As many threads as this process may run at once."""
     return len(_allowed())
+
+
+def usual_threads(file_size: int) -> tuple[int, int]:
+    """Threads for single tokens and for batches of a model whose file is so large, where nothing was measured."""
+    cores = default_threads()
+    # A small model's single token is written before a second thread that lost its core comes back.
+    return (1 if file_size < SMALL else cores), cores
 
 
 def default_threads() -> int:

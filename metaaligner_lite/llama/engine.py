@@ -9,7 +9,7 @@ from types import TracebackType
 from ..errors import ModelError, PromptTooLong
 from ..gguf_file import read_header
 from ..prompts import Prompt, encode_request
-from .context import ADAPTER_SCALE, NEVER, Context
+from .context import ADAPTER_SCALE, NEVER, Context, quantized
 from .decode import GREEDY, Generation, OnText, Sampling, Task, generate
 from .draft import BatchCosts, Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
@@ -41,7 +41,9 @@ class Engine:
         self.adapter = adapter
         self.limit = ctx_size or model.n_ctx_train
         self.tuning = tuning
-        self._threads, self._kv, self._store = threads or (tuning.threads if tuning else 0), kv, store
+        tuned = (tuning.threads, tuning.batch_threads) if tuning else (0, 0)
+        self._threads, self._batch_threads = (threads, threads) if threads else tuned
+        self._kv, self._store = kv, store
         self._context: Context | None = None
 
     def run(
@@ -127,27 +129,43 @@ class Engine:
         return self.limit - prompt
 
     def _context_for(self, size: int, sequences: int) -> Context:
-        """The context, with room for so much; a larger one takes over what a smaller one holds."""
+        """The context, with room for so much; a larger one takes over what a smaller one held.
+
+        The smaller one is freed first: two caches at once could be what memory does not hold.
+        """
         old = self._context
-        if old is None or old.n_ctx < size or len(old.sequences) < sequences:
-            size = max(-(-size // _STEP) * _STEP, old.n_ctx if old else 0)
-            sequences = max(sequences, len(old.sequences) if old else 0)
-            new = Context(
-                self.model,
-                size,
-                threads=self._threads,
-                adapter=self.adapter,
-                sequences=sequences,
-                kv=self._kv,
-                flash=self.tuning.flash if self.tuning else None,
-                costs=BatchCosts(self.tuning.costs) if self.tuning else None,
-            )
-            if old is not None:
-                new.take_over(old)
-                old.close()
-            self._context = new
-            return new
-        return old
+        if old is not None and old.n_ctx >= size and len(old.sequences) >= sequences:
+            return old
+        size = -(-size // _STEP) * _STEP
+        held = []
+        if old is not None:
+            size, sequences = max(size, old.n_ctx), max(sequences, len(old.sequences))
+            held = old.held(size)
+            self._context = None
+            old.close()
+        self._context = self._new_context(size, sequences)
+        self._context.take_over(held)
+        return self._context
+
+    def _new_context(self, size: int, sequences: int) -> Context:
+        tuning = self.tuning
+        # What was measured says nothing of other threads, nor of the flash attention that a quantized cache needs.
+        as_measured = (
+            tuning is not None
+            and (tuning.threads, tuning.batch_threads) == (self._threads, self._batch_threads)
+            and (tuning.flash or not quantized(self._kv))
+        )
+        return Context(
+            self.model,
+            size,
+            threads=self._threads,
+            batch_threads=self._batch_threads,
+            adapter=self.adapter,
+            sequences=sequences,
+            kv=self._kv,
+            flash=tuning.flash if tuning else None,
+            costs=BatchCosts(tuning.costs) if tuning and as_measured else None,
+        )
 
     def close(self) -> None:
         """Free the cache and the model."""

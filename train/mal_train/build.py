@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
 
@@ -40,11 +40,12 @@ class Built:
     objectives: Counter[str] = field(default_factory=Counter)  # rows rated on it
     unread: set[str] = field(default_factory=set)  # columns of tables that were taken for nothing
     missing: set[str] = field(default_factory=set)  # columns that the user named and no record has
+    parts: Account = field(default_factory=lambda: Account(noun="parts"))  # of records that were read without them
     reference: Account | None = None  # of the edits, if the reference code's choices were asked for
 
     def lines(self) -> list[str]:
         """What became of everything, in words."""
-        found = [*self.account.lines(), *(self.reference.lines() if self.reference else ())]
+        found = [*self.account.lines(), *self.parts.reasons(), *(self.reference.lines() if self.reference else ())]
         if not self.account.read:
             found.append("there is no record in it")
         if self.unread:
@@ -54,7 +55,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A row that so many records became, not rated by us yet; or why they become none."""
+    """A row that so many records became, not rated by us yet; or why they become none (0 records: a part of one)."""
 
     where: str
     row: Row | DataError
@@ -88,12 +89,13 @@ def build(
     built = Built(out, missing=set(mapped.columns.values()))
     if reference:
         built.reference = Account(noun="edits as the reference makes them")
+        mapped = replace(mapped, marked=reference == "hh-rlhf")
     rng = random.Random(seed)
     beside = out.with_name(out.name + ".part")
     try:
         with beside.open("w", encoding="utf-8") as file:
             drafts = _drafts(sources, mapped, form, built)
-            for row in _rated(drafts, scorers, rewards, mapped, built.account, strict, limit):
+            for row in _rated(drafts, scorers, rewards, mapped, built, strict, limit, reference):
                 for final in _reference(row, reference, rng, built.reference) if built.reference else [row]:
                     file.write(json.dumps(to_json(final, catalogue), ensure_ascii=False) + "\n")
                     built.rows += 1
@@ -156,7 +158,9 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built) ->
                 continue
             built.forms.setdefault(str(path), known)
             for row in found:
-                if known == "ratings":
+                if isinstance(row, DataError):
+                    yield _Draft(where, row, records=0)
+                elif known == "ratings":
                     table.setdefault(row.query, []).append((where, row.answers[0]))
                 else:
                     id_ = row.id or f"{path.stem}:{place.split()[-1]}"
@@ -173,12 +177,13 @@ def _rated(
     scorers: Sequence[Scorer],
     rewards: Rate | None,
     mapped: Mapped,
-    account: Account,
+    built: Built,
     strict: bool,
     limit: int,
+    reference: str,
 ) -> Iterator[Row]:
     """The usable rows with all their ratings, `limit` at most; the others are counted, or raised if `strict`."""
-    made = 0
+    made, account = 0, built.account
     while batch := list(islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)):
         rated = iter(
             [rate(draft.row, scorers, mapped.names) for draft in batch if not isinstance(draft.row, DataError)]
@@ -190,10 +195,13 @@ def _rated(
                 if isinstance(draft.row, DataError):
                     raise draft.row
                 usable = check(next(rated))
+                if reference == "hh-rlhf" and len(usable.answers) != 2:
+                    raise DataError("other than two answers; --reference hh-rlhf compares two")
             except DataError as error:
                 if strict:
                     raise DataError(f"{draft.where}: {error}") from error
-                account.refuse(str(error), draft.where, draft.records)
+                counted = account if draft.records else built.parts
+                counted.refuse(str(error), draft.where, draft.records or 1)
             else:
                 account.used += draft.records
                 made += 1
@@ -203,8 +211,6 @@ def _rated(
 
 
 def _reference(row: Row, style: str, rng: random.Random, account: Account) -> Iterator[Row]:
-    if style == "hh-rlhf" and len(row.answers) != 2:
-        raise UsageError(f"--reference hh-rlhf compares two answers, and row {row.id} has {len(row.answers)}")
     for number, edit in enumerate(reference_edits(row, style, rng)):
         account.read += 1
         if edit.objectives:

@@ -13,6 +13,13 @@ def world() -> int:
     return int(_state().num_processes)
 
 
+def gpus() -> int:
+    """How many CUDA GPUs this process sees."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def is_main() -> bool:
     """Whether this process is the one that talks and writes files."""
     return bool(_state().is_main_process)

@@ -31,6 +31,11 @@ _end = lru_cache(completion_end)
 _MARK = re.compile(r"\n\n(?:Human|Assistant):")  # HH-RLHF's turns
 _OPEN = re.compile(r"\n\nAssistant:\s*$")
 
+# What a query is shortened by. Thai, Lao, Burmese, Khmer, Chinese and Japanese put no spaces between words: by a
+# character; nor do links and encoded files: by a piece.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+_WORD = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]|[^\s{_UNSPACED}\U00020000-\U0003ffff]{{1,32}}")
+
 IGNORED = -100  # the label of a token that is read, not learnt
 
 
@@ -209,7 +214,7 @@ def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int) -> Encoded | No
 
     The front goes, since a dialogue's last turn is what is answered. The answer, the request and the edit stay whole.
     """
-    starts = [match.start() for match in re.finditer(r"\S+", edit.query)]
+    starts = [match.start() for match in _WORD.finditer(edit.query)]
     least = 2 if _OPEN.search(edit.query) else 1  # the mark of the turn to be written is no question
 
     def fitting(words: int) -> Encoded | None:

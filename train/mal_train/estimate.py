@@ -37,13 +37,18 @@ class Estimate:
         )
 
 
-def estimate(base: Path, recipe: Recipe) -> Estimate:
-    """A rough need, from the shapes in the safetensors headers and the configuration; zeros where there are none."""
+def estimate(base: Path, recipe: Recipe) -> Estimate | None:
+    """A rough need, from the shapes in the safetensors headers and the configuration; None without such headers."""
     shapes = [shape for path in sorted(base.glob("*.safetensors")) for shape in _shapes(path)]
+    if not shapes:
+        return None
     config = _config(base)
-    weights = sum(math.prod(shape) for shape in shapes)
-    width = 0.55 if recipe.lora.quantize else 4.0 if not cuda() or recipe.training.precision == "float32" else 2.0
     matrices = [shape for shape in shapes if len(shape) == 2 and config.get("vocab_size") not in shape]
+    weights, adapted = (sum(map(math.prod, some)) for some in (shapes, matrices))
+    if recipe.lora.quantize:  # embeddings, head and norms stay whole: peft casts them to float32
+        held = 0.55 * adapted + 4.0 * (weights - adapted)
+    else:
+        held = weights * (4.0 if not cuda() or recipe.training.precision == "float32" else 2.0)
     adapter = 16 * recipe.lora.rank * sum(sum(shape) for shape in matrices)
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     middle, vocabulary = int(config.get("intermediate_size", 0)), int(config.get("vocab_size", 0))
@@ -54,12 +59,15 @@ def estimate(base: Path, recipe: Recipe) -> Estimate:
     per_token = layers * kept * hidden + per_layer if checkpointed else layers * per_layer
     # Logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32.
     batch = recipe.training.batch_tokens * (per_token + 0.5 * 14 * vocabulary)
-    return Estimate(round(weights * width), adapter, round(batch))
+    return Estimate(round(held), adapter, round(batch))
 
 
 def check(base: Path, recipe: Recipe, progress: Progress) -> None:
     """Say what is needed and what is free. Raises ModelError if the weights alone cannot fit."""
     need, free = estimate(base, recipe), free_memory()
+    if need is None:
+        progress.say(f"memory: unknown, since the weights are no safetensors files; {free / _GIB:.1f} GiB free")
+        return
     progress.say(f"memory: {need}, {free / _GIB:.1f} GiB free")
     if need.base + need.adapter > free:
         raise ModelError(

@@ -26,6 +26,8 @@ _SIGNS: dict[Any, tuple[float, float]] = {
     **dict.fromkeys(("<", -1, "-1"), (0, 1)),
     **dict.fromkeys(("=", 0, "0"), (1, 1)),
 }
+_CHOSEN = {"0": (1.0, 0.0), "0.0": (1.0, 0.0), "1": (0.0, 1.0), "1.0": (0.0, 1.0)}  # a table's ids are texts
+_UNRATED = (None, "", "N/A")
 _TEXTS = {"id", "query", "prompt", "q", "answer", "response", "first", "second", "y1", "y2"}
 
 
@@ -37,6 +39,7 @@ class Mapped:
     columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the data's
     answers: tuple[str, ...] = ()  # columns that hold one answer each
     objectives: tuple[Objective, ...] = ()  # on which a preferred answer is the better one
+    marked: bool = False  # a dialogue of one question keeps its marks, too, as in the reference code
 
     def renamed(self, record: Record) -> Record:
         """The record with the user's columns under our names."""
@@ -57,7 +60,8 @@ class Mapped:
 
 
 _Turns = list[tuple[str, str]]  # of _HUMAN and _ASSISTANT, and what they say
-Format = Callable[[Record, Mapped], Iterable[Row]]
+Found = Row | DataError  # an error: a part of the record, such as one of its answers, cannot be used; the rest can
+Format = Callable[[Record, Mapped], Iterable[Found]]
 
 
 def detect(record: Record, mapped: Mapped) -> str:
@@ -83,12 +87,12 @@ def rows(record: Record, mapped: Mapped) -> Iterator[Row]:
     for answer in answers:
         if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
             raise DataError('an answer without text; expected {"text": "...", "ratings": {...}}')
-        ratings = answer.get("ratings") or {}
+        ratings = _table(answer, "ratings")
         found.append(Answer(answer["text"], {mapped.names[o]: number(v, o) for o, v in ratings.items()}))
     yield Row(str(record.get("id", "")), _text(record, "query"), tuple(found))
 
 
-def ultrafeedback(record: Record, mapped: Mapped) -> Iterator[Row]:
+def ultrafeedback(record: Record, mapped: Mapped) -> Iterator[Found]:
     """One instruction, several completions, each with a rating per aspect; "N/A" rates nothing."""
     completions = record.get("completions")
     if not isinstance(completions, list):
@@ -96,10 +100,17 @@ def ultrafeedback(record: Record, mapped: Mapped) -> Iterator[Row]:
     answers = []
     for completion in completions:
         if not isinstance(completion, dict) or not isinstance(completion.get("response"), str):
-            continue  # as the reference does: the others can still be compared
-        annotations = completion.get("annotations") or {}
-        rated = {mapped.names[aspect]: _rating(entry) for aspect, entry in annotations.items()}
-        answers.append(Answer(completion["response"], {o: value for o, value in rated.items() if value is not None}))
+            # As the reference does: the others can still be compared.
+            yield DataError("a completion without text, left out of its record; expected a text under 'response'")
+            continue
+        ratings: dict[Objective, float] = {}
+        for aspect, entry in _table(completion, "annotations").items():
+            try:
+                if (rating := _rating(entry, aspect)) is not None:
+                    ratings[mapped.names[aspect]] = rating
+            except DataError as error:
+                yield DataError(f"{error}; left out of its record")
+        answers.append(Answer(completion["response"], ratings))
     yield Row("", _text(record, "instruction", "prompt", "query"), tuple(answers))
 
 
@@ -107,14 +118,14 @@ def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
     """HH-RLHF: two whole dialogues that differ in their last answer; or TRL's prompt and two answers."""
     prompt, chosen, rejected = (record.get(name) for name in ("prompt", "chosen", "rejected"))
     if isinstance(chosen, list) and isinstance(rejected, list):
-        query, first, second = _last_answers(_messages(prompt, chosen), _messages(prompt, rejected))
+        turns, first, second = _last_answers(_messages(prompt, chosen), _messages(prompt, rejected))
     elif not isinstance(chosen, str) or not isinstance(rejected, str):
         raise DataError("chosen or rejected is no text")
     elif isinstance(prompt, str) and prompt.strip() and not chosen.startswith(_HUMAN):
-        query, first, second = prompt, chosen.strip(), rejected.strip()
+        turns, first, second = [(_HUMAN, prompt)], chosen.strip(), rejected.strip()
     else:
-        query, first, second = _last_answers(_turns(chosen), _turns(rejected))
-    yield _preference(query, first, second, dict.fromkeys(mapped.objectives, (1, 0)))
+        turns, first, second = _last_answers(_turns(chosen), _turns(rejected))
+    yield _preference(_query(turns, mapped.marked), first, second, dict.fromkeys(mapped.objectives, (1, 0)))
 
 
 def preferences(record: Record, mapped: Mapped) -> Iterator[Row]:
@@ -140,8 +151,11 @@ def safe_rlhf(record: Record, mapped: Mapped) -> Iterator[Row]:
     """PKU-SafeRLHF: two responses, which is the better and which the safer."""
     ratings = {}
     for key, name in (("better_response_id", "helpfulness"), ("safer_response_id", "harmlessness")):
-        if record.get(key) in (0, 1):
-            ratings[mapped.names[name]] = (1.0, 0.0) if record[key] == 0 else (0.0, 1.0)
+        if (chosen := record.get(key)) in _UNRATED:
+            continue
+        if str(chosen) not in _CHOSEN:
+            raise DataError(f"{key} is no response's; expected 0 or 1")
+        ratings[mapped.names[name]] = _CHOSEN[str(chosen)]
     first, second = _text(record, "response_0"), _text(record, "response_1")
     yield _preference(_text(record, "prompt", "query"), first, second, ratings)
 
@@ -164,11 +178,8 @@ def ratings_table(record: Record, mapped: Mapped) -> Iterator[Row]:
     """One answer per record, a column per objective; the records of a query are put together afterwards."""
     ratings: dict[Objective, float] = {}
     for column, objective in mapped.objectives_of(record).items():
-        if record[column] in ("", None):
-            continue
-        if (rating := _rating(record[column])) is None:
-            raise DataError(f"the rating of {column!r} is not a number; expected one such as 3 or 0.5")
-        ratings[objective] = rating
+        if (rating := _rating(record[column], column)) is not None:
+            ratings[objective] = rating
     yield Row("", _text(record, "query", "prompt"), (Answer(_text(record, "answer", "response"), ratings),))
 
 
@@ -208,12 +219,24 @@ def _preference(query: str, first: str, second: str, ratings: Mapping[Objective,
     return Row("", query, (Answer(first, one), Answer(second, other)))
 
 
-def _rating(entry: Any) -> float | None:
+def _rating(entry: Any, name: str) -> float | None:
+    """A rating, or the one in an annotation; None where nothing is rated. Raises DataError for what is no number."""
     value: Any = entry.get("Rating", entry.get("rating")) if isinstance(entry, dict) else entry
-    try:
-        return number(float(value), "") if not isinstance(value, bool) else None
-    except (TypeError, ValueError, DataError):
+    if value in _UNRATED:
         return None
+    with suppress(ValueError):
+        value = float(value) if isinstance(value, str) else value
+    return number(value, name)
+
+
+def _table(record: Record, name: str) -> dict[str, Any]:
+    """The table under a name, empty if there is none. Raises DataError for anything else."""
+    value = record.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f"{name!r} is no table; expected one such as {{objective: number}}")
+    return value
 
 
 def _text(record: Record, *names: str) -> str:
@@ -225,24 +248,25 @@ def _text(record: Record, *names: str) -> str:
     raise DataError(f"no text under {names[0]!r}; it has {known}")
 
 
-def _last_answers(chosen: _Turns, rejected: _Turns) -> tuple[str, str, str]:
-    """The query and the two last answers of dialogues that are the same up to them."""
+def _last_answers(chosen: _Turns, rejected: _Turns) -> tuple[_Turns, str, str]:
+    """What comes before the last answers of dialogues that are the same up to them, and those answers."""
     if not chosen or not rejected or {chosen[-1][0], rejected[-1][0]} != {_ASSISTANT}:
         raise DataError("a dialogue does not end in an answer of the assistant")
     if chosen[:-1] != rejected[:-1]:
         raise DataError("the two dialogues part before their last answer")
-    return _query(chosen[:-1]), chosen[-1][1], rejected[-1][1]
+    return chosen[:-1], chosen[-1][1], rejected[-1][1]
 
 
-def _query(turns: _Turns) -> str:
+def _query(turns: _Turns, marked: bool) -> str:
     """What is to be answered: one question as it is, a longer dialogue with the marks the released checkpoints know.
 
-    The layouts put those marks around a single question themselves, or need none, as at run time.
+    The layouts put those marks around a single question themselves, or need none, as at run time. The reference
+    code's reward models were shown them, so `marked` puts them there.
     """
-    if [role for role, _ in turns] == [_HUMAN]:
+    if [role for role, _ in turns] == [_HUMAN] and (not marked or _HUMAN in turns[0][1]):
         return turns[0][1]
-    marked = "".join(f"{role} {text}" for role, text in turns)
-    return f"{marked} {_ASSISTANT}"
+    dialogue = "".join(f"{role} {text}" for role, text in turns)
+    return f"{dialogue} {_ASSISTANT}"
 
 
 def _turns(dialogue: str) -> _Turns:
@@ -261,7 +285,7 @@ def _messages(prompt: Any, turns: list[Any]) -> _Turns:
     found: _Turns = []
     for turn in turns:
         role, text = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if role not in names or not isinstance(text, str):
+        if not isinstance(role, str) or role not in names or not isinstance(text, str):
             raise DataError("a message without a known role or text")
         found.append((names[role], text.strip()))
     if not found or found[0][0] == _HUMAN:

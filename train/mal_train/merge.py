@@ -14,6 +14,7 @@ from typing import Any
 from metaaligner_lite.errors import FileProblem, ModelError
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx", ".index.json")
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def merge(adapter: Path, base: Path, out: Path, dtype: str = "auto") -> Path:
@@ -26,9 +27,8 @@ def merge(adapter: Path, base: Path, out: Path, dtype: str = "auto") -> Path:
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM
 
+    check_base(base)
     config = _config(base)
-    if "quantization_config" in config:
-        raise ModelError(f"{base} is quantized; merging rounds the adapter away. Merge into the 16-bit base instead")
     if getattr(PeftConfig.from_pretrained(adapter), "alora_invocation_tokens", None):
         raise ModelError(f"{adapter} is an activated adapter, which cannot be merged; use it beside its base")
     stored = _stored_dtype(config, base) if dtype == "auto" else dtype
@@ -47,6 +47,15 @@ def merge(adapter: Path, base: Path, out: Path, dtype: str = "auto") -> Path:
     else:
         (out / "config.json").write_text(json.dumps({**config, key: stored}, indent=2) + "\n", encoding="utf-8")
     return out
+
+
+def check_base(base: Path) -> None:
+    """Refuse a base that nothing can be merged into, without opening it. Raises ModelError if it is quantized."""
+    if "quantization_config" in _config(base):
+        raise ModelError(
+            f"{base} is quantized, and merging would round the adapter away; take the 16-bit base it was made of "
+            "(lora.quantize = 'nf4' holds it in 4 bits while it trains), or train kind = 'activated'"
+        )
 
 
 def copy_base_files(base: Path, out: Path) -> None:
@@ -68,14 +77,15 @@ def _config(base: Path) -> dict[str, Any]:
 
 
 def _stored_dtype(config: dict[str, Any], base: Path) -> str:
-    """The dtype of the base's weights: as its configuration says, else as its first tensor is."""
+    """The dtype of the base's weights: as its configuration says, else as its first tensor is, else float32."""
     named = config.get("dtype") or config.get("torch_dtype")
-    if named in {"float32", "bfloat16", "float16"}:
+    if named in _DTYPES:
         return str(named)
     from safetensors import safe_open
 
     for path in sorted(base.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
-                return str(file.get_tensor(name).dtype).removeprefix("torch.")
+                found = str(file.get_tensor(name).dtype).removeprefix("torch.")
+                return found if found in _DTYPES else "float32"  # never in 8 bits, nor in 64
     return "float32"

@@ -16,8 +16,8 @@ _COLOURS = ("#4477aa", "#ee6677", "#228833")
 _WIDTH, _HEIGHT, _MARGIN = 720, 300, 56
 
 
-def write_report(made: Manifest, results: Sequence[StageResult], accounts: Sequence[Account], folder: Path) -> None:
-    """Write report.md, loss.svg and accuracy.svg into `folder`."""
+def write_report(made: Manifest, results: Sequence[StageResult], told: Sequence[Account | str], folder: Path) -> None:
+    """Write report.md, loss.svg and accuracy.svg into `folder`; `told` is what became of the data."""
     pictures = {
         "loss": ([r.loss for r in results], [r.held_out_loss for r in results]),
         "token accuracy": ([r.accuracy for r in results], [r.held_out_accuracy for r in results]),
@@ -41,7 +41,7 @@ def write_report(made: Manifest, results: Sequence[StageResult], accounts: Seque
     lines += ["Pale: each step. Line: their running mean. Dots: held-out queries.", ""]
     lines += _held_out(results)
     lines += ["## Data", ""]
-    lines += [f"- {line}" for account in accounts for line in account.lines()]
+    lines += [f"- {line}" for item in told for line in ([item] if isinstance(item, str) else item.lines())]
     lines += ["", "## Objectives", ""]
     lines += [f"- {name}: {description}" for name, description in made.objectives.items()]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from metaaligner_lite.prompts import LAYOUTS
 
 _ROW_KEYS = {"id", "query", "answers"}
 _ANSWER_KEYS = {"text", "ratings"}
+_HALF = re.compile("[\ud800-\udfff]")  # JSON can spell it, no file can hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,15 @@ class Account:
     def lines(self) -> list[str]:
         """The account in words: a line for the total, a line for each reason."""
         total = f"{self.used:,} of {self.read:,} {self.noun} used"
-        reasons = [
+        shortened = [f"{self.shortened:,} with the front of the query shortened to fit"] if self.shortened else []
+        return [total, *shortened, *self.reasons()]
+
+    def reasons(self) -> list[str]:
+        """A line for each reason, with the place it was met first."""
+        return [
             f"{count:,} refused: {reason}" + (f" (first: {self.first[reason]})" if self.first[reason] else "")
             for reason, count in self.refused.most_common()
         ]
-        shortened = [f"{self.shortened:,} with the front of the query shortened to fit"] if self.shortened else []
-        return [total, *shortened, *reasons]
 
 
 def read_rows(
@@ -169,6 +175,8 @@ def check(row: Row) -> Row:
     """The row itself if there is something to compare in it. Raises DataError with the reason if not."""
     if not row.query.strip():
         raise DataError("no query; expected a text that is not empty")
+    if any(_HALF.search(text) for text in (row.id, row.query, *(answer.text for answer in row.answers))):
+        raise DataError("a text with half a character (a lone surrogate); expected valid Unicode")
     if len(row.answers) < 2:
         raise DataError("fewer than two answers; expected a list of at least two to compare")
     rated = Counter(objective for answer in row.answers for objective in answer.ratings)
@@ -228,6 +236,8 @@ def _answer(raw: Any, objectives: Names) -> Answer:
 
 def number(value: Any, name: str) -> float:
     """A rating as a number. Raises DataError if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"the rating of {name!r} is not a number; expected one such as 3 or 0.5")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            if math.isfinite(value):
+                return float(value)
+    raise DataError(f"the rating of {name!r} is not a number; expected one such as 3 or 0.5")

@@ -16,13 +16,14 @@ from metaaligner_lite import __version__, manifest
 from metaaligner_lite.errors import DataError
 from metaaligner_lite.objectives import Objective
 
-from . import distributed, estimate, lora, report, workdir
+from . import distributed, estimate, identity, lora, report, workdir
 from .collate import Plan, plan
 from .encode import Encoder, encode_edits, find_invocation, load_tokens
-from .merge import copy_base_files, merge
+from .merge import check_base, copy_base_files, merge
 from .progress import Progress, Silent
 from .recipe import STAGES, Recipe, Stage, load, save
-from .reformulate import Edit, identity, reformulate_rows
+from .reformulate import Edit, reformulate_rows
+from .reformulate import identity as copies
 from .rows import Account, Row, fingerprint, read_rows, split
 from .stage import StageResult, Work, train_stage
 
@@ -55,28 +56,34 @@ def train(
 
     `out` will hold adapter/, merged/ (unless kind = "activated"), recipe.toml and report.md. It is written beside
     and renamed at the end; an existing one is kept unless `force`. `resume` goes on with an interrupted run of the
-    same recipe, data and base. Raises the children of MalError.
+    same recipe, data, base and objectives. Raises the children of MalError.
     """
     progress = progress if progress and distributed.is_main() else Silent()
     lora.check_machine(recipe)
+    if (gpus := distributed.gpus()) > 1 and distributed.world() == 1:
+        progress.say(
+            f"training on one of {gpus} GPUs; for all of them put this before the command: "
+            "torchrun --nproc-per-node gpu --no-python"
+        )
     sha = fingerprint(data)
-    asked = {"recipe": recipe.to_dict(), "data": sha, "base": base.name, "processes": distributed.world()}
-    beside = workdir.begin(out, asked, resume=resume, force=force)
+    beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue), resume=resume, force=force)
     with lora.quiet(), _explained(recipe, beside, progress):
         # 1) Rows become edits (Algorithm 1), edits token ids, token ids batches: all before a weight is loaded.
         recipe = _effective(recipe, beside)
         rows, account = read_rows(data, catalogue, strict=strict)
         training, held_out = split(rows, recipe.data.validation, recipe.seed, recipe.data.split_by)
         tokens = load_tokens(base)
+        if recipe.kind == "merged":
+            check_base(base)
         progress.say("encoding the edits")
         invocation = find_invocation(tokens, recipe.layout) if recipe.kind == "activated" else None
         encoder = Encoder(tokens, recipe.layout, recipe.data, invocation, strict)
         edits, checks = Account(noun="edits"), Account(noun="held-out edits")
-        works = [
-            work for name in STAGES if (work := _prepare(name, training, held_out, encoder, recipe, edits, checks))
-        ]
+        prepared = [_prepare(name, training, held_out, encoder, recipe, edits, checks) for name in STAGES]
+        works = [work for work in prepared if isinstance(work, Work)]
+        skipped = [reason for reason in prepared if isinstance(reason, str)]
         accounts = (account, edits, checks) if held_out else (account, edits)
-        lines = [line for one in accounts for line in one.lines()]
+        lines = [line for one in accounts for line in one.lines()] + skipped
         for line in lines:
             progress.say(line)
         if not works:
@@ -97,7 +104,7 @@ def train(
             kind=recipe.kind,
             layout=recipe.layout,
             objectives={o.name: o.description for o in _objectives(rows)},
-            base=base.name,
+            base=base.resolve().name,
             data=sha,
             recipe=recipe.to_dict(),
             metrics=_metrics(results),
@@ -108,7 +115,7 @@ def train(
             shutil.rmtree(beside / "merged", ignore_errors=True)
             model.save_pretrained(beside / "adapter")
             del model
-            _finish(base, beside, made, results, accounts, progress)
+            _finish(base, beside, made, results, [*accounts, *skipped], progress)
             workdir.finish(beside, out)
         distributed.wait()
     merged = out / "merged" if recipe.kind == "merged" else None
@@ -122,7 +129,7 @@ def _finish(
     beside: Path,
     made: manifest.Manifest,
     results: Sequence[StageResult],
-    accounts: tuple[Account, ...],
+    told: Sequence[Account | str],
     progress: Progress,
 ) -> None:
     """Write all that a finished run leaves, but for the adapter's weights."""
@@ -134,7 +141,7 @@ def _finish(
     for folder in folders:
         manifest.write(made, folder)
         report.write_card(made, folder)
-    report.write_report(made, results, accounts, beside)
+    report.write_report(made, results, told, beside)
 
 
 def _effective(recipe: Recipe, beside: Path) -> Recipe:
@@ -155,11 +162,11 @@ def _prepare(
     recipe: Recipe,
     account: Account,
     checks: Account,
-) -> Work | None:
-    """The edits and batches of one stage, or None if it is skipped or there is nothing for it."""
+) -> Work | str:
+    """The edits and batches of one stage, or a sentence that says why it is skipped."""
     stage: Stage = getattr(recipe.stages, name)
     if stage.share == 0 or stage.epochs == 0:
-        return None
+        return f"{name}: its share or epochs are 0 in the recipe, skipped"
     multiple = recipe.training.accumulate * distributed.world()
     # Batches are never more than full: so many tokens are more than a stage of limited steps can read.
     enough = stage.steps * multiple * recipe.training.batch_tokens or math.inf
@@ -167,7 +174,8 @@ def _prepare(
     encoded = [encode_edits(_edits(name, rows, recipe, pool), encoder, account, enough) for pool in pools]
     lengths = [[len(edit) for edit in pool] for pool in encoded]
     if not any(lengths):
-        return None
+        maker = "a better and a worse answer" if name == "contrastive" else "two answers that are equal on an objective"
+        return f"{name}: no edits for it ({maker} make one), skipped"
     order = plan(lengths, stage.epochs, recipe.training.batch_tokens, recipe.seed, multiple)
     if stage.steps:
         order = Plan(order.batches[: stage.steps * multiple], order.tokens[: stage.steps * multiple])
@@ -187,7 +195,7 @@ def _edits(name: str, rows: list[Row], recipe: Recipe, epoch: int = 0) -> list[E
     edits = drawn.contrastive if name == "contrastive" else drawn.equal
     stage: Stage = getattr(recipe.stages, name)
     part = list(edits[: max(1, round(stage.share * len(edits)))])
-    return identity(part) if name == "warmup" else part
+    return copies(part) if name == "warmup" else part
 
 
 def _minutes(works: list[Work], total: float) -> list[float]:
@@ -197,6 +205,7 @@ def _minutes(works: list[Work], total: float) -> list[float]:
 
 
 def _metrics(results: list[StageResult]) -> dict[str, float]:
+    """What the manifest says of the run; what was not measured is left out, since NaN is no JSON."""
     metrics: dict[str, float] = {}
     for result in results:
         metrics |= {
@@ -211,7 +220,8 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
             metrics[f"{result.name}/held_out_accuracy"] = round(result.held_out_accuracy.values[result.best], 4)
     seconds, tokens = sum(r.seconds for r in results), sum(r.tokens for r in results)
     speed = tokens / sum(r.tokens / r.speed for r in results)
-    return metrics | {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(speed, 1)}
+    metrics |= {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(speed, 1)}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _objectives(rows: list[Row]) -> list[Objective]:

@@ -143,7 +143,7 @@ def _trainer(model: Any, work: Work, recipe: Recipe, pad: int, folder: Path, wat
         use_cpu=not cuda(),
         seed=recipe.seed,
         data_seed=recipe.seed,
-        logging_steps=10 if cuda() else 1,  # reading the loss makes a GPU wait
+        logging_steps=_log_every(watch.steps) if cuda() else 1,  # reading the loss makes a GPU wait
         logging_nan_inf_filter=False,
         save_strategy="no",  # the callback decides
         save_total_limit=2,
@@ -154,6 +154,9 @@ def _trainer(model: Any, work: Work, recipe: Recipe, pad: int, folder: Path, wat
         accelerator_config={"even_batches": False},  # the plan is even already
         ddp_find_unused_parameters=False,
     )
+    # Else transformers splits every batch among the GPUs it sees, by nn.DataParallel, and which columns of logits
+    # to keep with it. Several GPUs are several processes here.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     trainer = _trainer_class()(
         model=model,
         args=arguments,
@@ -165,6 +168,11 @@ def _trainer(model: Any, work: Work, recipe: Recipe, pad: int, folder: Path, wat
     trainer.remove_callback(PrinterCallback)
     trainer.watch, trainer.order, trainer.batch_tokens = watch, work.order, training.batch_tokens
     return trainer
+
+
+def _log_every(steps: int) -> int:
+    """Steps between two readings of the loss: twenty readings of a short stage, one in ten steps of a long one."""
+    return min(10, max(1, steps // 20))
 
 
 def _callback(work: Work, recipe: Recipe, folder: Path, watch: Watch) -> Any:
@@ -187,11 +195,13 @@ def _callback(work: Work, recipe: Recipe, folder: Path, watch: Watch) -> Any:
             self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
         ) -> None:
             loss = (logs or {}).get("loss")
-            if loss is not None and not math.isfinite(loss):
-                raise ModelError(
-                    f"the loss is {loss} at step {state.global_step} of {work.name}; lower stages.{work.name}.lr "
-                    f"({work.stage.lr:g}) or compute in another training.precision ({training.precision})"
-                )
+            for name, value in (("loss", loss), ("held-out loss", (logs or {}).get("eval_loss"))):
+                if value is not None and not math.isfinite(value):
+                    raise ModelError(
+                        f"the {name} is {value} at step {state.global_step} of {work.name}; lower "
+                        f"stages.{work.name}.lr ({work.stage.lr:g}) or compute in another training.precision "
+                        f"({training.precision})"
+                    )
             if loss is not None and state.is_world_process_zero:
                 watch.tell(state.global_step, loss)
 
@@ -200,6 +210,9 @@ def _callback(work: Work, recipe: Recipe, folder: Path, watch: Watch) -> Any:
             control.should_training_stop |= watch.over
             control.should_save = watch.checkpoint_due and not watch.over
             control.should_evaluate = bool(work.held_out) and watch.evaluation_due and not watch.over
+            # What may be the last step is read in any case, and what a resumed run goes on from.
+            last = watch.over or state.global_step >= watch.steps
+            control.should_log |= last or control.should_save or control.should_evaluate
             return control
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -18,7 +18,7 @@ _IDENTITY = "run.json"
 
 
 def begin(out: Path, identity: Mapping[str, Any], *, resume: bool, force: bool) -> Path:
-    """The folder to work in. `identity` (recipe, data, base) must be the interrupted run's to go on with it.
+    """The folder to work in. `identity` (of identity.py) must be the interrupted run's to go on with it.
 
     Raises FileProblem if something is in the way, UsageError if the interrupted run was another one.
     """
