@@ -110,6 +110,15 @@ def test_the_manifest_names_what_recurs_and_no_objective_of_one_row(tmp_path):
     assert [objective.name for objective in _objectives(rows[1:2])] == ["bowl", "empathy"]
 
 
+def test_the_card_names_the_model_whatever_its_base_is_called(tmp_path):
+    import gguf
+
+    from mal_train.report import write_card
+
+    write_card(manifest.Manifest(base='a: "b" # c', layout="conversation"), tmp_path)
+    assert gguf.Metadata.load(None, tmp_path, None, 1).name == 'Aligner on a: "b" # c'
+
+
 # --- recipe ---
 
 

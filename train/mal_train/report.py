@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -68,7 +69,8 @@ def write_card(made: Manifest, folder: Path) -> None:
     metrics = "\n".join(f"| {name} | {value:g} |" for name, value in made.metrics.items())
     objectives = "\n".join(f"- {name}: {description}" for name, description in made.objectives.items())
     card = f"""---
-base_model: {made.base}
+model_name: {json.dumps(f"Aligner on {made.base}")}
+base_model: {json.dumps(made.base)}
 library_name: {"peft" if folder.name == "adapter" else "transformers"}
 tags: [metaaligner, alignment, text-editing]
 ---

@@ -227,7 +227,8 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
 def _objectives(rows: list[Row]) -> list[Objective]:
     """What the aligner was trained on; what is worded for a single row taught it to read and is not its own."""
     seen = Counter(o for row in rows for o in {o for answer in row.answers for o in answer.ratings})
-    return sorted([o for o, count in seen.items() if count > 1] or seen, key=lambda o: o.name)
+    often = max(1, len(rows) // 1000)
+    return sorted([o for o, count in seen.items() if count > often] or seen, key=lambda o: o.name)
 
 
 @contextmanager
