@@ -5,13 +5,22 @@ import random
 import pytest
 
 from mal_train.demo.generate import make_heldout
-from mal_train.demo.oracles import facts, satisfies
-from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
+from mal_train.demo.oracles import facts, keeps, satisfies
+from mal_train.demo.writing import OBJECTIVES
+from metaaligner_lite import (
+    DEMO_ADAPTER,
+    DEMO_ALIGNER,
+    DEMO_POLICY,
+    Aligner,
+    GgufPolicy,
+    GivenAnswer,
+    align,
+    open_engine,
+)
 from metaaligner_lite.describe import describe
 
-#: A floor under the shipped pair, whose weak side this is: it keeps 45 % here, where the words are made harder than
-#: those of its model card. The pipeline has learned to copy since (bench/LOG.md); its pair has to raise this to 0.9.
-FACTS_KEPT = 0.35
+#: Floors under the shipped pair, below what its model card says of more rows.
+FACTS_KEPT, SATISFIED = 0.9, 0.85
 PARCEL = "My parcel is a week late and nobody answers my emails."
 
 
@@ -22,13 +31,16 @@ def pair():
 
 
 def test_size_and_manifest():
+    files = (DEMO_POLICY, DEMO_ALIGNER, DEMO_ADAPTER)
+    assert sum(path.stat().st_size for path in files) <= 16_000_000
     assert DEMO_POLICY.stat().st_size + DEMO_ALIGNER.stat().st_size <= 12_000_000
-    facts_of = {path.stem: describe(path, 1024) for path in (DEMO_POLICY, DEMO_ALIGNER)}
-    assert all(f["quantization"] == "Q4_K_M" for f in facts_of.values())
-    manifest = facts_of["aligner"]["manifest"]
-    assert (manifest["role"], manifest["layout"]) == ("aligner", "conversation")
-    assert {"empathy", "clarity", "brevity", "politeness", "specificity"} <= set(manifest["objectives"])
-    assert manifest["data"] and manifest["recipe"] and manifest["conversion"]
+    facts_of = {path.stem: describe(path, 1024) for path in files}
+    assert [facts_of[name]["quantization"] for name in ("policy", "aligner")] == ["Q4_K_M", "Q4_K_M"]
+    for name, kind in (("aligner", "merged"), ("adapter", "activated")):
+        manifest = facts_of[name]["manifest"]
+        assert (manifest["role"], manifest["kind"], manifest["layout"]) == ("aligner", kind, "conversation")
+        assert set(manifest["objectives"]) == set(OBJECTIVES)
+        assert manifest["data"] and manifest["recipe"] and manifest["conversion"]
 
 
 def test_the_readme_example_is_plainly_better(pair):
@@ -38,19 +50,37 @@ def test_the_readme_example_is_plainly_better(pair):
     for objective in ("empathy", "clarity"):
         assert not satisfies(objective, PARCEL, correction.draft.text)
         assert satisfies(objective, PARCEL, correction.text)
+    assert "your parcel is a week late and nobody answers your emails" in correction.text
 
 
-def test_the_facts_of_a_held_out_answer_survive(pair):
-    _, aligner = pair
+def held_out(aligner, count):
+    """Shares of facts kept and of objectives satisfied in held-out answers with so many facts in all."""
     rng, kept, satisfied = random.Random(99), [], []
-    while len(kept) < 60:
+    while len(kept) < count:
         row = make_heldout(rng)
         if found := facts(row["weak"]):
             text = align(row["query"], row["objectives"], policy=GivenAnswer(row["weak"]), aligner=aligner).text
-            kept += [fact in text for fact in found]
+            kept += [keeps(text, fact) for fact in found]
             satisfied += [satisfies(name, row["query"], text) for name in row["objectives"]]
-    assert sum(kept) / len(kept) >= FACTS_KEPT
-    assert sum(satisfied) / len(satisfied) >= 0.85
+    return sum(kept) / len(kept), sum(satisfied) / len(satisfied)
+
+
+def test_the_facts_of_held_out_answers_survive(pair):
+    kept, satisfied = held_out(pair[1], 60)
+    assert kept >= FACTS_KEPT
+    assert satisfied >= SATISFIED
+
+
+def test_policy_and_adapter_on_one_model_do_the_same():
+    with open_engine(DEMO_POLICY, adapter=DEMO_ADAPTER) as engine:
+        aligner = Aligner(engine)
+        kept, satisfied = held_out(aligner, 60)
+        assert kept >= FACTS_KEPT
+        assert satisfied >= SATISFIED
+        shared = align(PARCEL, "empathy", policy=GgufPolicy(engine), aligner=aligner)
+        assert shared.edit.counts.read < 70  # the request alone
+    with open_engine(DEMO_POLICY) as alone:
+        assert GgufPolicy(alone).answer(PARCEL).text == shared.draft.text
 
 
 def test_another_objective_another_edit(pair):

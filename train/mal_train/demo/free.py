@@ -297,7 +297,7 @@ def make_wild(rng: random.Random, plan: Plan) -> Plan:
     if rng.random() < 0.6:
         pieces["thanks-last"] = replace(pieces["thanks-last"], weak=wild_remark(rng))
     muddled, chance = plan.muddled, rng.random()
-    if chance < 0.2:
+    if chance < 0.2 and not plan.aside:  # an aside needs a sentence to stand behind
         muddled = "; ".join(("{a}", "{b}", "{c}")[: len(plan.named)]) + "."
     if rng.random() < 0.6 and muddled.startswith(("{a}", "{A}")):
         muddled = wild_lead(rng) + "{a}" + muddled[3:]
