@@ -20,7 +20,7 @@ from metaaligner_lite import (
 from metaaligner_lite.describe import describe
 
 #: Floors under the shipped pair, below what its model card says of more rows.
-FACTS_KEPT, SATISFIED = 0.9, 0.85
+FACTS_KEPT, SATISFIED = 0.85, 0.85
 PARCEL = "My parcel is a week late and nobody answers my emails."
 
 
