@@ -218,7 +218,7 @@ class Aligner:
         """Read the query, then the answer as it grows, beside the policy; gives a listener that also tells `on_text`.
 
         Worth it where the policy works on another machine: it never waits for the reading, which has a thread of its
-        own. On the same processor the policy would only be slower (bench/ahead.py).
+        own. On the same processor both would share its time; bench/ahead.py compares.
         """
         answer, read = "", 0
 

@@ -19,8 +19,8 @@ from metaaligner_lite import (
 )
 from metaaligner_lite.describe import describe
 
-#: Floors under the shipped pair on a few rows, well below what its model card says of many.
-FACTS_KEPT, SATISFIED = 0.85, 0.75
+#: Floors on a few rows: facts kept and objectives satisfied, by the aligner and by the adapter over the policy.
+ALIGNER, ADAPTER = (0.9, 0.85), (0.85, 0.75)
 PARCEL = "My parcel is a week late and nobody answers my emails."
 
 
@@ -67,16 +67,16 @@ def held_out(aligner, count):
 
 def test_the_facts_of_held_out_answers_survive(pair):
     kept, satisfied = held_out(pair[1], 60)
-    assert kept >= FACTS_KEPT
-    assert satisfied >= SATISFIED
+    assert kept >= ALIGNER[0]
+    assert satisfied >= ALIGNER[1]
 
 
 def test_policy_and_adapter_on_one_model_do_the_same():
     with open_engine(DEMO_POLICY, adapter=DEMO_ADAPTER) as engine:
         aligner = Aligner(engine)
         kept, satisfied = held_out(aligner, 60)
-        assert kept >= FACTS_KEPT
-        assert satisfied >= SATISFIED
+        assert kept >= ADAPTER[0]
+        assert satisfied >= ADAPTER[1]
         shared = align(PARCEL, "empathy", policy=GgufPolicy(engine), aligner=aligner)
         assert shared.edit.counts.read < 70  # the request alone
     with open_engine(DEMO_POLICY) as alone:

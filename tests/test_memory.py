@@ -49,9 +49,10 @@ def path(request, tmp_path_factory):
 @pytest.mark.parametrize(("kv", "flash"), [("f16", False), ("f16", True), ("q8_0", False)])
 @pytest.mark.parametrize("sizes", [[1024], [1024, 2048]])
 def test_the_estimate_is_within_a_tenth_of_the_measured_peak(path, sizes, kv, flash):
-    """A context that grows counts as one of its last size, but for what the allocator keeps of the smaller one.
+    """A context that grows counts as one of its last size.
 
-    That was 24 MB of 269 on these small models, nearly a tenth by itself, and differs from one environment to another.
+    At 2,048 tokens a tenth is not reached: with a large vocabulary and no flash attention the peak is 22 MB of 268 more
+    than estimated, unexplained; with flash attention growing leaves 19 MB behind. Environments differ by 2 % more.
     """
     options = json.dumps([str(path), sizes, kv, flash])
     child = subprocess.run([sys.executable, "-c", CHILD, options], capture_output=True, text=True, check=True)

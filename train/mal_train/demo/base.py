@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .muon import Muon
 
 
-#: Slow enough that the slow half of a head's dimensions compares contents over some hundred tokens.
+#: Of 1e4, 1e5 and 1e6 the one with which the written copying circuit repeats most (bench/LOG.md).
 THETA = 10_000.0
 
 
