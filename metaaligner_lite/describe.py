@@ -50,7 +50,7 @@ def describe(path: Path, ctx_size: int, kv: str = "f16", flash: bool = False) ->
 
 
 def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: bool = False) -> dict[str, int]:
-    """Bytes to run a model on the CPU when the context is full, and their total: 10 to 16 % off the measured peak at most.
+    """Bytes to run a model on the CPU with a full context, and their total: at most 10 to 16 % off the measured peak.
 
     Parts: weights, KV cache, llama.cpp's working buffers, the program with the vocabulary. The working part is fitted
     to llama-cpp-python 0.3.36 (tests/test_memory.py measures it): without flash attention the scores of a batch, in
