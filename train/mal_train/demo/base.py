@@ -54,7 +54,7 @@ class Settings:
     steps: float = math.inf
     tokens: float = math.inf
     seed: int = 0
-    layers: int = 4
+    layers: int = 6
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
     drill_tokens: int = 300_000  # of random tokens to repeat, before anything else
@@ -375,11 +375,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=float, default=math.inf, help="limit in tokens: the same on any machine")
     parser.add_argument("--steps", type=float, default=math.inf, help="limit in steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--drill-tokens", type=int, default=300_000, help="random tokens to repeat at first")
-    parser.add_argument("--drills", type=float, default=0.1, help="share of such drills later")
+    parser.add_argument("--layers", type=int, default=Settings.layers)
+    parser.add_argument("--batch-tokens", type=int, default=Settings.batch_tokens)
+    parser.add_argument("--lr", type=float, default=Settings.learning_rate)
+    parser.add_argument("--drill-tokens", type=int, default=Settings.drill_tokens, help="random tokens to repeat at first")
+    parser.add_argument("--drills", type=float, default=Settings.drills, help="share of such drills later")
     parser.add_argument("--no-circuit", action="store_true", help="begin without the copying circuit of circuits.py")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: slower on CPUs without AMX")
     parser.add_argument("--adamw", action="store_true", help="AdamW for all weights instead of Muon for matrices")
