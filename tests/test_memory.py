@@ -47,13 +47,9 @@ def path(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("kv", "flash"), [("f16", False), ("f16", True), ("q8_0", False)])
-@pytest.mark.parametrize("sizes", [[1024], [1024, 2048]])
+@pytest.mark.parametrize("sizes", [[1024], [2048], [1024, 2048]])
 def test_the_estimate_is_within_a_tenth_of_the_measured_peak(path, sizes, kv, flash):
-    """A context that grows counts as one of its last size.
-
-    At 2,048 tokens a tenth is not reached: with a large vocabulary and no flash attention the peak is 22 MB of 268 more
-    than estimated, unexplained; with flash attention growing leaves 19 MB behind. Environments differ by 2 % more.
-    """
+    """A context that grows counts as one of its last size; the allocator keeps some of the smaller one."""
     options = json.dumps([str(path), sizes, kv, flash])
     child = subprocess.run([sys.executable, "-c", CHILD, options], capture_output=True, text=True, check=True)
     estimate = memory_needed(read_header(path), sizes[-1], kv, flash)

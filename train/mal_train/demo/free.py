@@ -282,6 +282,11 @@ def wild_lead(rng: random.Random) -> str:
     return salad(rng, rng.choice((1, 2, 3, 5))) + ": "
 
 
+def wild_saying(rng: random.Random) -> str:
+    """What an objective may ask to be said, in words that only it tells."""
+    return rng.choice(("", "", "they ", "people ", "she will ", "he may ", "the ", "a ")) + salad(rng, rng.randint(2, 6))
+
+
 def wild_step(rng: random.Random) -> str:
     """Advice in words that do not belong together."""
     verb = _verb(rng)[0]

@@ -31,6 +31,8 @@ Row = dict[str, Any]
 FREE = 0.5
 #: Share of pairs with remarks and leads, and in free cases advice, in words that do not belong together.
 WILD = 0.4
+#: Share of pairs with an objective that no other row has.
+INVENTED = 0.18
 #: Share of pairs without small talk that are not about brevity: people's own answers mostly come to the point.
 BARE = 0.3
 
@@ -92,7 +94,7 @@ def _sets(rng: random.Random, withheld: bool = False) -> tuple[frozenset[str], f
 
 def _invented(rng: random.Random) -> tuple[str, str, bool]:
     """An objective that exists in one row only: its name and wording, the sentence it wants, and whether it begins."""
-    saying = rng.choice(phrases.SAYINGS)
+    saying = rng.choice(phrases.SAYINGS) if rng.random() < 0.4 else free.wild_saying(rng)
     values: dict[str, str] = {}
     for slot in slots_in(saying):
         values[slot] = draw(rng, slot, frozenset(values.values()))
@@ -100,7 +102,8 @@ def _invented(rng: random.Random) -> tuple[str, str, bool]:
     ask = rng.choice(phrases.ASKS_FOR)
     sentence = text[0].upper() + text[1:]
     name = rng.choice(GOODS).replace(" ", "-")
-    return f"{name}: {ask.format(saying=text, Saying=sentence)}", f"{sentence}.", "begin" in ask
+    first = "begin" in ask or "start" in ask
+    return f"{name}: {ask.format(saying=text, Saying=sentence)}", f"{sentence}.", first
 
 
 def _with_invented(rng: random.Random, answers: list[Row], better: int) -> None:
@@ -140,7 +143,7 @@ def make_pair(rng: random.Random) -> Row:
         plan, texts = write(rng, sets, **_training(rng))
         rated = _rated(rng, *sets)
         answers = [{"text": text, "ratings": ratings(good, rated)} for text, good in zip(texts, sets, strict=True)]
-        if rng.random() < 0.12:
+        if rng.random() < INVENTED:
             _with_invented(rng, answers, better=1)
         rng.shuffle(answers)
     return {"query": plan.case.query, "answers": answers}
