@@ -378,7 +378,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=Settings.layers)
     parser.add_argument("--batch-tokens", type=int, default=Settings.batch_tokens)
     parser.add_argument("--lr", type=float, default=Settings.learning_rate)
-    parser.add_argument("--drill-tokens", type=int, default=Settings.drill_tokens, help="random tokens to repeat at first")
+    parser.add_argument(
+        "--drill-tokens", type=int, default=Settings.drill_tokens, help="random tokens repeated at first"
+    )
     parser.add_argument("--drills", type=float, default=Settings.drills, help="share of such drills later")
     parser.add_argument("--no-circuit", action="store_true", help="begin without the copying circuit of circuits.py")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: slower on CPUs without AMX")

@@ -284,7 +284,8 @@ def wild_lead(rng: random.Random) -> str:
 
 def wild_saying(rng: random.Random) -> str:
     """What an objective may ask to be said, in words that only it tells."""
-    return rng.choice(("", "", "they ", "people ", "she will ", "he may ", "the ", "a ")) + salad(rng, rng.randint(2, 6))
+    start = rng.choice(("", "", "they ", "people ", "she will ", "he may ", "the ", "a "))
+    return start + salad(rng, rng.randint(2, 6))
 
 
 def wild_step(rng: random.Random) -> str:
