@@ -211,7 +211,7 @@ def test_pairs_are_rated_completely_and_one_side_is_never_mixed() -> None:
         assert row["answers"][0]["text"] != row["answers"][1]["text"]
     assert 20 < ties < 80
     assert named > 120
-    assert 40 < invented < 110
+    assert 20 < invented < 80
 
 
 def test_an_invented_objective_says_what_it_wants() -> None:
@@ -222,7 +222,7 @@ def test_an_invented_objective_says_what_it_wants() -> None:
     for row in rows:
         weak, strong = sorted(row["answers"], key=lambda answer: list(answer["ratings"].values())[-1])
         (name,) = set(weak["ratings"]) - set(OBJECTIVES)
-        wanted = re.split(r"that |with: |say: ", name, maxsplit=1)[1]
+        wanted = re.split(r"say that |end with: |begin with: ", name)[1]
         assert wanted[:-1].lower() in strong["text"].lower()
         assert wanted[:-1].lower() not in weak["text"].lower()
         assert not any(satisfies(extra, row["query"], wanted) for extra in EXTRA_OBJECTIVES), wanted
@@ -243,20 +243,16 @@ def test_chats_alternate_and_mostly_hold_weak_answers() -> None:
     assert sum(satisfied) < 40
 
 
-def test_copies_are_exact_and_naming_names() -> None:
+def test_copies_are_exact() -> None:
     rng = random.Random(14)
-    copies = named = 0
+    copies = 0
     for turns in (chats.copy_chat(rng) for _ in range(300)):
         for asked, given in zip(turns[2::2], turns[3::2], strict=True):
             request = asked["content"].removeprefix(chats.EARLIER)
             if request in chats._AGAIN:
                 assert given["content"] == turns[1]["content"]
                 copies += 1
-            if request in chats._NAMING:
-                assert given["content"] != turns[1]["content"]
-                assert satisfies("specificity", turns[0]["content"], given["content"])
-                named += 1
-    assert copies > 50 and named > 10
+    assert copies > 50
 
 
 @pytest.fixture(scope="module")

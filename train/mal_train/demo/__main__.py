@@ -16,7 +16,7 @@ from pathlib import Path
 
 _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
-BASE_TOKENS = 5_500_000  # it copies facts after one million; the rest is for its advice
+BASE_TOKENS = 8_000_000  # it copies facts after one million; the rest is for its advice
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class Settings:
     steps: float = math.inf
     tokens: float = math.inf
     seed: int = 0
-    layers: int = 6
+    layers: int = 4
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
     drill_tokens: int = 300_000  # of random tokens to repeat, before anything else

@@ -28,12 +28,9 @@ _AGAIN = (
 EARLIER = "Your first answer. "
 #: Share of copying conversations about an answer that the model is given, not one to learn.
 GIVEN = 0.6
-#: Share of such answers with remarks and leads that nobody has by heart.
-WILD = 0.4
 _MINE = ("Please repeat my message.", "What did I write to you?", "Repeat what I wrote, word for word.")
 _PROBLEM = ("What is my problem?", "What did I tell you about?", "What did I write about, in your own words?")
 _QUOTE = ("Repeat this: ", "Please repeat this sentence: ", "Say this again: ", "Copy these words: ")
-_NAMING = ("Repeat your answer with what I named.", "Say it again in my own words for things, people and places.")
 _QUESTIONS: dict[str, tuple[str, str]] = {
     "order": ("Which number did I give you?", "You gave me {}."),
     "city": ("Which city did I mention?", "You mentioned {}."),
@@ -73,9 +70,7 @@ def _weak(rng: random.Random) -> tuple[Plan, str]:
 def _given(rng: random.Random) -> tuple[Plan, str]:
     """An answer of any shape and content, as an editor may have to read it."""
     good = frozenset(rng.sample(OBJECTIVES, rng.choice((0, 0, 1, 2))))
-    case = free.make_case if rng.random() < 0.8 else None
-    change = {"change": free.make_wild} if rng.random() < WILD else {}
-    plan, (text,) = write(rng, (good,), case=case, shaped=True, **change)
+    plan, (text,) = write(rng, (good,), case=free.make_case if rng.random() < 0.8 else None, shaped=True)
     return plan, text
 
 
@@ -109,7 +104,7 @@ def weak_chat(rng: random.Random) -> list[Turn]:
 def _rewrite(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
     """A request for a copy with one change that needs no judgement, and the result."""
     parts = sentences(text)
-    kind = rng.randrange(10)
+    kind = rng.randrange(8)
     if kind == 0:
         return "Repeat your answer without its first sentence.", " ".join(parts[1:]) or text
     if kind == 1:
@@ -127,22 +122,10 @@ def _rewrite(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
         steps = plan.named if all(step in text for step in plan.named) else plan.vague
         words = dict(zip("abc", steps, strict=False))
         return "Repeat only your advice, as First, Then, Finally.", phrases.CLEAR[len(steps)][0].format(**words)
-    if kind in (6, 7) and plan.named != plan.vague and (named := _named(plan, text)):
-        return rng.choice(_NAMING), named
     line = _random_words(rng).capitalize() + "."
-    if kind % 2:
+    if kind == 6:
         return f"Repeat your answer and begin it with: {line}", f"{line} {text}"
     return f"Repeat your answer and end it with: {line}", f"{text} {line}"
-
-
-def _named(plan: Plan, text: str) -> str:
-    """The text with the message's own words where its advice left them out; nothing if a step is not found in it."""
-    for vague, named in zip(plan.vague, plan.named, strict=True):
-        start = text.lower().find(vague.lower())
-        if start < 0:
-            return ""
-        text = text[: start + 1] + named[1:] + text[start + len(vague) :] if vague[0] == named[0] else ""
-    return text
 
 
 def _replaced(text: str, old: str, new: str) -> str:

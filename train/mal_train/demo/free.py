@@ -282,12 +282,6 @@ def wild_lead(rng: random.Random) -> str:
     return salad(rng, rng.choice((1, 2, 3, 5))) + ": "
 
 
-def wild_saying(rng: random.Random) -> str:
-    """What an objective may ask to be said, in words that only it tells."""
-    start = rng.choice(("", "", "they ", "people ", "she will ", "he may ", "the ", "a "))
-    return start + salad(rng, rng.randint(2, 6))
-
-
 def wild_step(rng: random.Random) -> str:
     """Advice in words that do not belong together."""
     verb = _verb(rng)[0]

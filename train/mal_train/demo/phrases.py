@@ -247,10 +247,6 @@ ASKS_FOR = (
     "The response should say that {saying}.",
     "The response should end with: {Saying}.",
     "The response should begin with: {Saying}.",
-    "The response should mention that {saying}.",
-    "The response should say: {Saying}.",
-    "The response should start with: {Saying}.",
-    "The response should tell the user that {saying}.",
 )
 
 #: A second policy, for the held-out rows only: it mutters, and lists its advice between semicolons.

@@ -42,8 +42,6 @@ ORDER = (
 )
 _FILLERS = ("filler-first", "filler-last")
 MIN_WORDS, MAX_WORDS = 20, 90
-#: Fewest words of answers in shapes other than the policy's; people write short ones.
-MIN_SHAPED = 8
 
 _EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 
@@ -233,9 +231,9 @@ def render(plan: Plan, satisfied: Iterable[str]) -> str:
     return re.sub(r" ?\n ?", "\n", text).strip()
 
 
-def fits(text: str, shaped: bool = False) -> bool:
+def fits(text: str) -> bool:
     """Whether the answer has an everyday length."""
-    return (MIN_SHAPED if shaped else MIN_WORDS) <= len(text.split()) <= MAX_WORDS
+    return MIN_WORDS <= len(text.split()) <= MAX_WORDS
 
 
 def write(
@@ -254,5 +252,5 @@ def write(
         plan = make_plan(rng, case(rng) if case else make_case(rng, withheld), withheld, shaped=shaped)
         plan = change(rng, plan)
         texts = tuple(render(plan, satisfied) for satisfied in sets)
-        if all(fits(text, shaped) for text in texts):
+        if all(map(fits, texts)):
             return plan, texts
