@@ -14,7 +14,7 @@ from .manifest import Manifest
 
 _PROGRAM = 60_000_000  # Python, this program and llama.cpp without a model
 _REPACKED = ("Q4_0", "Q4_K", "Q2_K", "IQ4_NL")  # types that llama.cpp rearranges on common CPUs
-_KEPT = 24 << 20  # bytes
+_KEPT = 24 << 20  # most bytes of a freed buffer that glibc holds on to (bench/LOG.md)
 _TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
 
 
@@ -55,9 +55,8 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: boo
 
     Parts: weights, KV cache, llama.cpp's working buffers, the program with the vocabulary. The working part is fitted
     to llama-cpp-python 0.3.36 (tests/test_memory.py measures it): without flash attention the scores of a batch, in
-    32 bits and again in 16, then activations; and what the allocator keeps of the batch before. After growing from a
-    smaller context up to 16 % more may be held. A quantized cache needs `flash` attention. Sliding windows are counted
-    as full attention. Raises UsageError for an unknown `kv`.
+    32 bits and again in 16, then activations; and what the allocator keeps of the batch before. A quantized cache needs
+    `flash` attention. Sliding windows are counted as full attention. Raises UsageError for an unknown `kv`.
     """
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -74,7 +73,7 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: boo
     flash = flash or quantized(kv)
     scores = 2 * batch * ctx_size if flash else (6 * heads + 2) * batch * ctx_size
     working = scores + (round(2.4 * activations) + 4_000_000 if flash else activations + 2_000_000)
-    if not flash:  # each batch needs a larger 16-bit copy; glibc maps it apart, and so gives it back, from 32 MiB on
+    if not flash:  # each batch copies the scores into a larger buffer, and the one before may stay
         working += min(2 * heads * batch * (ctx_size - batch), _KEPT)
     program = _PROGRAM + _TOKEN * _vocabulary(header)
     total = weights + kv_cache + working + program
