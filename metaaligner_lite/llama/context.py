@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ModelError, UsageError
 from .draft import BatchCosts
-from .library import forget_errors, last_error, library
+from .library import forget_errors, last_error, library, release_freed_memory
 from .model import Adapter, Model
 
 BATCH = 512  # tokens per llama_decode call while reading
@@ -214,6 +214,7 @@ class Context:
             self._lib.llama_batch_free(self._batch)
             self._lib.llama_free(self.handle)
             self.handle = None
+            release_freed_memory()  # else the caches of a growing context, or of the next model, come on top
 
     def __enter__(self) -> Context:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import deque
 from functools import cache
 from types import ModuleType
@@ -47,3 +49,11 @@ def last_error(default: str) -> str:
 def forget_errors() -> None:
     """Drop what was logged, before a step whose errors matter."""
     _errors.clear()
+
+
+def release_freed_memory() -> None:
+    """Return freed buffers to the system, which glibc would keep for later; elsewhere nothing."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(ctypes.c_size_t(0))
