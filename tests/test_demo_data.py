@@ -15,6 +15,7 @@ import pytest
 
 from mal_train.demo import chats, drills, free, generate, oracles, scenarios, slots, tokens
 from mal_train.demo.oracles import VAGUE, facts, satisfies, sentences
+from mal_train.demo.vague import with_vague
 from mal_train.demo.writing import (
     EXTRA_OBJECTIVES,
     MAX_WORDS,
@@ -34,6 +35,46 @@ EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 def plans(count: int, seed: int = 0, withheld: bool = False) -> list[Plan]:
     rng = random.Random(seed)
     return [make_plan(rng, scenarios.make_case(rng, withheld), withheld) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("named", "vague"),
+    [
+        ("look for [a message from {app}] in your spam folder", "a message from the service"),
+        ("tell the seller [that your {parcel} is {dur} late]", "that the thing is some time late"),
+        ("report [the missing {bag}] at the desk", "the thing"),
+        ("ask to be put on [Doctor {name}'s waiting list]", "the person's waiting list"),
+        ("write to [your landlord {name}] by letter", "the person"),
+        ("quote [order number {order}] in your message", "some number"),
+        ("ask the depot [in {city} to release your {parcel}]", "somewhere to release the thing"),
+        ("take a photo of [the {room}] for the landlord", "the thing"),
+        ("turn off the water [in the {room}] for a while", "somewhere"),
+        ("ask again [on {day}]", "at some point"),
+        ("call your family [every {day}]", "at some point"),
+        ("say openly [that {day} is too early]", "that some day is too early"),
+        ("leave the bed [if it is {night}] and read", "if it is some hour"),
+        ("plan one topic for each of [the {days}]", "some days"),
+        ("split [the {n} chapters] into parts", "some chapters"),
+        ("mix running and walking over [{km} kilometres]", "some kilometres"),
+        ("play [bar {n}|some bar] very slowly", "some bar"),
+        ("read about [the work of {a job}]", "the work of something"),
+    ],
+)
+def test_what_is_vague_follows_from_what_is_named(named: str, vague: str) -> None:
+    assert [found for _, found in EITHER.findall(with_vague(named))] == [vague]
+
+
+def test_what_the_message_does_not_tell_becomes_a_pronoun() -> None:
+    """Free cases have vague words that nothing in the message resolves, beside others that it does."""
+    rng, untold = random.Random(8), 0
+    for _ in range(300):
+        case = free.make_case(rng)
+        for step in case.scenario.steps:
+            choices = EITHER.findall(step)
+            assert not choices or choices[0][0] not in ("it", "them", "there", "soon"), step
+            untold += len(choices) > 1
+            assert all(VAGUE.search(vague) and not VAGUE.search(named) for named, vague in choices), step
+    assert untold > 100
 
 
 @pytest.mark.parametrize("withheld", [False, True])

@@ -4,7 +4,7 @@
 
 Every step is one of this project's own commands, run as a process and printed, so that each can be rerun alone.
 A step whose result is there already is skipped; delete its folder to redo it. Budgets are counted in tokens and edits,
-not in minutes. On two CPU cores the base took 31 minutes, each kind of aligner 22 to 25; --compare adds one more.
+not in minutes. On two CPU cores the base took 31 minutes, each kind of aligner 17 to 20; --compare adds one more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
+_ROWS, _UNSEEN = 150, 40  # held-out messages to judge by, and how many of them for objectives never trained
 BASE_TOKENS = 8_000_000  # it copies facts after one million; the rest is for its advice
 
 
@@ -52,10 +53,10 @@ def main() -> None:
         only = ("--set", "stages.warmup.share=0", "--set", "stages.equal.share=0")
         _step(out / "single", *train, "--out", out / "single", *only)
         _step(single, *_MAL, "convert", out / "single" / "merged", "--q4_k_m", "--out", single)
-        contestants += ["--aligner", whole, "--aligner", single, "--baselines", "--unseen", 60]
+        contestants += ["--aligner", whole, "--aligner", single, "--baselines", "--unseen", _UNSEEN]
     # 5) What they are worth, and what it looks like.
-    quality = ("bench/quality.py", data / "heldout.jsonl", "--policy", policy, *contestants, "--adapter", adapter)
-    _run(*quality)
+    rows_and_policy = (data / "heldout.jsonl", "--most", _ROWS, "--policy", policy)
+    _run("bench/quality.py", *rows_and_policy, *contestants, "--adapter", adapter)
     files = ("--policy", policy, "--aligner", aligner)
     _run(*_MAL, "align", _EXAMPLE, "--objectives", "empathy,clarity", *files, "--show", "both")
     print(f"To ship them: copy {policy}, {aligner} and {adapter} into metaaligner_lite/demo/")

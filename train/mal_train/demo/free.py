@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from .scenarios import Case, Scenario, read_message, training
 from .slots import ADJECTIVES, GOODS, article, draw, fill, made_up, slots_in
+from .vague import with_vague
 from .writing import Plan, can_choose
 
 #: Words by which an oracle would take a wild phrase for something else.
@@ -213,39 +214,48 @@ def _plain_step(rng: random.Random) -> str:
     return step + _adjunct(rng)
 
 
-#: Advice that takes up a slot of the message, with what stands there when nobody is specific.
+#: Advice that takes up a slot of the message; in brackets what is vague where nobody is specific (vague.py).
 _NAMED: dict[str, tuple[str, ...]] = {
-    "item": (
-        "VERB [the {item}|the thing]",
-        "VERB the THING [of the {item}|of the thing]",
-        "ask about [the {item}|something]",
-    ),
-    "itemb": ("VERB [the {itemb}|the thing]", "look for [{a itemb}|something]"),
-    "name": (
-        "ask [{name}|someone] about the THING",
-        "VERB the THING with [{name}|someone]",
-        "tell [{name}|the person] so",
-    ),
-    "shop": (
-        "take the THING [to {shop}|somewhere]",
-        "write [to {shop}|to someone]",
-        "ask [{shop}|the firm] for THINGA",
-    ),
-    "city": ("look for THINGA [in {city}|somewhere]", "VERB the THING [in {city}|somewhere]"),
-    "day": ("VERB the THING [before {day}|at some point]", "ask again [on {day}|at some point]"),
-    "month": ("VERB the THING [in {month}|at some point]",),
-    "time": ("VERB the THING [at {time}|at some point]",),
-    "price": ("ask for [the {price}|the sum]", "offer [{price}|some amount] for the THING"),
-    "dur": ("VERB the THING [for {dur}|for some time]", "say [that it took {dur}|something about it]"),
-    "order": ("quote [number {order}|some number]", "write [{order}|something] on the THING"),
-    "room": ("VERB the THING [in the {room}|somewhere]", "leave [the {room}|the place of the matter] alone"),
-    "relation": ("ask [your {relation}|someone] to VERB it", "talk to [your {relation}|someone]"),
+    "item": ("VERB [the {item}]", "VERB the THING of [the {item}]", "ask about [the {item}]", "VERB [your {item}]"),
+    "itemb": ("VERB [the {itemb}|the other thing]", "VERB the THING of [the {itemb}|the other thing]"),
+    "name": ("ask [{name}] about the THING", "VERB the THING with [{name}]", "tell [{name}] so"),
+    "shop": ("take the THING to [{shop}]", "write to [{shop}]", "ask [{shop}] for THINGA"),
+    "city": ("look for THINGA [in {city}]", "VERB the THING [in {city}]", "take the THING [to {city}]"),
+    "day": ("VERB the THING [before {day}]", "ask again [on {day}]", "choose [{day}] for it"),
+    "month": ("VERB the THING [in {month}]", "wait [until {month}]"),
+    "time": ("VERB the THING [at {time}]", "VERB it [before {time}]"),
+    "price": ("ask for [the {price}]", "offer [{price}] for the THING", "pay part of [the {price}]"),
+    "dur": ("VERB the THING [for {dur}]", "say that it took [{dur}]", "wait [after {dur} of this]"),
+    "order": ("quote [number {order}]", "write [number {order}] on the THING"),
+    "code": ("look up [error {code}]",),
+    "room": ("VERB the THING [in the {room}]", "put the THING [into the {room}|somewhere]"),
+    "relation": ("ask [your {relation}] to VERB it", "talk to [your {relation}]"),
 }
+#: How a step goes on, vaguely, about what the message does not tell: there a pronoun is as much as can be said.
+_UNTOLD: dict[frozenset[str], tuple[str, ...]] = {
+    frozenset({"item", "itemb", "device"}): (" instead of [it|the thing]", " and ask about [it|the thing]"),
+    frozenset({"name", "relation"}): (" with [them|the person]", " and tell [them|the person]"),
+    frozenset({"shop"}): (" and write to [them|the firm]", " and ask [them|the firm]"),
+    frozenset({"city", "room"}): (" [there|somewhere]", " and look for THINGA [there|somewhere]"),
+    frozenset({"day", "month", "time", "night"}): (" [soon|at some point]", " and wait [a little|until some day]"),
+    frozenset({"dur"}): (" [for a while|for some time]", " and say that it took [a while|some time]"),
+    frozenset({"price"}): (" for [all of it|the sum]", " and pay part of [it|the sum]"),
+    frozenset({"order"}): (" and quote [the number|some number]",),
+    frozenset({"pet"}): (" and VERB [it|the animal]",),
+    frozenset({"app"}): (" and VERB [it|the service]",),
+    frozenset({"language"}): (" and repeat [it|the language]",),
+}
+#: Share of steps that go on so.
+UNTOLD = 0.3
 _HOLDER = re.compile(r"VERB|THINGA?")
 
 
 def _named_step(rng: random.Random, slots: dict[str, str]) -> str:
     template = rng.choice(_NAMED[rng.choice([slot for slot in slots if slot in _NAMED])])
+    if rng.random() < UNTOLD:
+        template += rng.choice(rng.choice([found for kinds, found in _UNTOLD.items() if not kinds & slots.keys()]))
+    elif rng.random() < 0.5:
+        template += _adjunct(rng)
 
     def word(match: re.Match[str]) -> str:
         if match.group() == "VERB":
@@ -253,7 +263,7 @@ def _named_step(rng: random.Random, slots: dict[str, str]) -> str:
         thing = _thing(rng)
         return f"{article(thing)} {thing}" if match.group() == "THINGA" else thing
 
-    return fill(_HOLDER.sub(word, template), slots) + (_adjunct(rng) if rng.random() < 0.4 else "")
+    return fill(with_vague(_HOLDER.sub(word, template)), slots)
 
 
 @functools.cache

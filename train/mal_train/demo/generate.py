@@ -23,7 +23,7 @@ from . import free, phrases
 from .chats import make_chat
 from .scenarios import WITHHELD, make_case
 from .slots import GOODS, draw, fill, slots_in
-from .writing import OBJECTIVES, Plan, fits, make_plan, render, write
+from .writing import OBJECTIVES, Plan, fits, make_bare, make_plan, render, write
 
 Row = dict[str, Any]
 
@@ -31,6 +31,8 @@ Row = dict[str, Any]
 FREE = 0.5
 #: Share of pairs with remarks and leads, and in free cases advice, in words that do not belong together.
 WILD = 0.6
+#: Share of pairs without remarks around the advice, as short answers are.
+BARE = 0.25
 
 #: Objectives that no edit request of the training data names together.
 APART = (
@@ -40,7 +42,7 @@ APART = (
     frozenset({"politeness", "specificity"}),
 )
 #: Objectives with a harder task behind them are asked for more often.
-_WEIGHT = {"specificity": 2.5, "clarity": 1.5, "brevity": 1.3, "politeness": 1.3}
+_WEIGHT = {"specificity": 2.5, "clarity": 1.5, "encouragement": 1.5, "brevity": 1.3, "politeness": 1.3}
 
 
 def ratings(satisfied: frozenset[str], rated: Sequence[str]) -> dict[str, int]:
@@ -82,6 +84,8 @@ def _sets(rng: random.Random, withheld: bool = False) -> tuple[frozenset[str], f
         common = set(rng.sample(rest, min(len(rest), rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0])))
         if "specificity" in rest and rng.random() < 0.6:
             common.add("specificity")
+        if "brevity" in rest and not withheld and rng.random() < 0.25:
+            common.add("brevity")  # many a weak answer does not ramble
         if withheld or not is_apart(asked):
             return frozenset(common), asked | common
 
@@ -112,6 +116,8 @@ def _training(rng: random.Random) -> dict[str, Any]:
     """How a training answer is written: about what, and how far from what can be learned by heart."""
     wild = rng.random() < WILD
     case = functools.partial(free.make_case, wild=wild) if rng.random() < FREE else make_case
+    if rng.random() < BARE:
+        return {"case": case, "shaped": True, "change": make_bare}
     return {"case": case, "shaped": True} | ({"change": free.make_wild} if wild else {})
 
 
@@ -136,7 +142,7 @@ def make_pair(rng: random.Random) -> Row:
         plan, texts = write(rng, sets, **_training(rng))
         rated = _rated(rng, *sets)
         answers = [{"text": text, "ratings": ratings(good, rated)} for text, good in zip(texts, sets, strict=True)]
-        if rng.random() < 0.12:
+        if rng.random() < 0.15:
             _with_invented(rng, answers, better=1)
         rng.shuffle(answers)
     return {"query": plan.case.query, "answers": answers}
@@ -185,7 +191,7 @@ def _save(path: Path, rows: Iterator[Row]) -> None:
 
 
 def generate(
-    out: Path, seed: int = 0, pairs: int = 40000, chats: int = 45000, heldout: int = 300, copying: float = 0.5
+    out: Path, seed: int = 0, pairs: int = 50000, chats: int = 45000, heldout: int = 300, copying: float = 0.5
 ) -> None:
     """Write the three files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mal_train.demo.generate", description="Write the demo data.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=40000, help="rows for the aligner")
+    parser.add_argument("--pairs", type=int, default=50000, help="rows for the aligner")
     parser.add_argument("--chats", type=int, default=45000, help="conversations for the base model")
     parser.add_argument("--heldout", type=int, default=300, help="rows for checks")
     parser.add_argument("--copying", type=float, default=0.5, help="share of conversations that copy")

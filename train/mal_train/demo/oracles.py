@@ -14,7 +14,8 @@ from .slots import DAYS, MONTHS, PRODUCTS
 
 #: What vague steps hold in place of the user's own words.
 VAGUE = re.compile(
-    r"\bsome(?:one|thing|where|how)?\b|\bthe (?:matter|things?|person|sum|service|firm|language|animal)\b", re.I
+    r"\bsome(?:one|thing|where|how)?\b|\bthe (?:other )?(?:matter|things?|person|sum|service|firm|language|animal)\b",
+    re.I,
 )
 
 _EMPATHY = re.compile(

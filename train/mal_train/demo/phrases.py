@@ -136,6 +136,14 @@ WEAK_RAMBLE = (
     "Here is a story: ",
     "Not that it matters, but ",
     "While I think of it, ",
+    "Apropos of nothing, ",
+    "Off topic: ",
+    "As an aside, ",
+    "That reminds me: ",
+    "I digress, but ",
+    "If you ask me, ",
+    "Funnily enough, ",
+    "Another matter: ",
     "Now, of course, ",
 )
 WEAK_FILLER = (
@@ -241,6 +249,22 @@ SAYINGS = (
     "most people learn {language} within {dur}",
     "nobody needs to pay more than {price}",
     "all will be well by {month}",
+    "there is still plenty of time",
+    "the first try often fails",
+    "I can wait for an answer",
+    "I can look for a better way",
+    "nobody is to blame",
+    "the worst part is over soon",
+    "there is no reason to hurry",
+    "it is fine to say no",
+    "patience pays in the end",
+    "I have seen worse",
+    "you may ask again at any time",
+    "a short break is allowed",
+    "with a warm greeting",
+    "until next time",
+    "your {relation} would agree",
+    "the {device} is not the problem",
 )
 #: How such an objective asks; "{Saying}" is the sentence itself.
 ASKS_FOR = (

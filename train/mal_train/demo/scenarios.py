@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .slots import SLOT, draw, fill, slots_in
+from .vague import with_vague
 
 #: The sentence of the README demo; no training message may be it.
 README_MESSAGE = "My parcel is a week late and nobody answers my emails."
@@ -119,7 +120,11 @@ def load() -> tuple[Scenario, ...]:
         Scenario(
             name,
             tuple(read_message(line) for line in _lines(table, "messages")),
-            *(_lines(table, key) for key in ("details", "feelings", "steps", "limits", "jokes")),
+            _lines(table, "details"),
+            _lines(table, "feelings"),
+            tuple(map(with_vague, _lines(table, "steps"))),
+            _lines(table, "limits"),
+            _lines(table, "jokes"),
         )
         for name, table in tables.items()
     )

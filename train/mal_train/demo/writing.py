@@ -13,12 +13,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from . import phrases
 from .scenarios import Case, Scenario, make_case, usable_steps
 from .slots import ADJECTIVES, GOODS, article, fill
+from .vague import loosely
 
 #: The objectives rated in ``pairs.jsonl``.
 OBJECTIVES = ("empathy", "clarity", "brevity", "politeness", "specificity", "encouragement", "honesty", "humor")
@@ -42,6 +43,8 @@ ORDER = (
 )
 _FILLERS = ("filler-first", "filler-last")
 MIN_WORDS, MAX_WORDS = 20, 90
+#: The same for answers of any shape: whoever edits answers has to know short ones.
+SHORTEST = 10
 
 _EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 
@@ -168,12 +171,21 @@ def make_plan(
         case=case,
         pieces=pieces,
         named=tuple(fill(_EITHER.sub(r"\1", step), case.slots) for step in steps),
-        vague=tuple(fill(_EITHER.sub(r"\2", step), case.slots) for step in steps),
+        vague=tuple(loosely(rng, fill(_EITHER.sub(r"\2", step), case.slots)) for step in steps),
         clear=clear,
         muddled=muddled,
         curt=rng.choice(("just ", "just ", "")),
         aside=aside,
     )
+
+
+def make_bare(_: random.Random, plan: Plan) -> Plan:
+    """Leave out the remarks around the advice, but for small talk, which brevity is about."""
+    pieces = {
+        place: piece if piece.objective == "brevity" else replace(piece, weak="")
+        for place, piece in plan.pieces.items()
+    }
+    return replace(plan, pieces=pieces)
 
 
 def _muddled(rng: random.Random, count: int, withheld: bool) -> str:
@@ -231,9 +243,9 @@ def render(plan: Plan, satisfied: Iterable[str]) -> str:
     return re.sub(r" ?\n ?", "\n", text).strip()
 
 
-def fits(text: str) -> bool:
+def fits(text: str, least: int = MIN_WORDS) -> bool:
     """Whether the answer has an everyday length."""
-    return MIN_WORDS <= len(text.split()) <= MAX_WORDS
+    return least <= len(text.split()) <= MAX_WORDS
 
 
 def write(
@@ -252,5 +264,5 @@ def write(
         plan = make_plan(rng, case(rng) if case else make_case(rng, withheld), withheld, shaped=shaped)
         plan = change(rng, plan)
         texts = tuple(render(plan, satisfied) for satisfied in sets)
-        if all(map(fits, texts)):
+        if all(fits(text, SHORTEST if shaped else MIN_WORDS) for text in texts):
             return plan, texts
