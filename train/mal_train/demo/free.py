@@ -191,7 +191,7 @@ def _adjunct(rng: random.Random) -> str:
     return fill(template, {slot: draw(rng, slot) for slot in slots_in(template)})
 
 
-def _plain_step(rng: random.Random) -> str:
+def _plain_step(rng: random.Random, terse: bool) -> str:
     """Advice that takes up nothing of the message."""
     thing, verb = _thing(rng), _verb(rng)[0]
     step = rng.choice(
@@ -211,7 +211,7 @@ def _plain_step(rng: random.Random) -> str:
             f"{verb} what is left",
         )
     )
-    return step + _adjunct(rng)
+    return step if terse else step + _adjunct(rng)
 
 
 #: Advice that takes up a slot of the message; in brackets what is vague where nobody is specific (vague.py).
@@ -247,14 +247,16 @@ _UNTOLD: dict[frozenset[str], tuple[str, ...]] = {
 }
 #: Share of steps that go on so.
 UNTOLD = 0.3
+#: Share of cases with advice in a few words, as people give it.
+TERSE = 0.35
 _HOLDER = re.compile(r"VERB|THINGA?")
 
 
-def _named_step(rng: random.Random, slots: dict[str, str]) -> str:
+def _named_step(rng: random.Random, slots: dict[str, str], terse: bool) -> str:
     template = rng.choice(_NAMED[rng.choice([slot for slot in slots if slot in _NAMED])])
     if rng.random() < UNTOLD:
         template += rng.choice(rng.choice([found for kinds, found in _UNTOLD.items() if not kinds & slots.keys()]))
-    elif rng.random() < 0.5:
+    elif rng.random() < 0.5 and not terse:
         template += _adjunct(rng)
 
     def word(match: re.Match[str]) -> str:
@@ -292,11 +294,12 @@ def wild_lead(rng: random.Random) -> str:
     return salad(rng, rng.choice((1, 2, 3, 5))) + ": "
 
 
-def wild_step(rng: random.Random) -> str:
+def wild_step(rng: random.Random, terse: bool) -> str:
     """Advice in words that do not belong together."""
     verb = _verb(rng)[0]
-    step = f"{verb} {rng.choice(('the ', 'a ', '', 'your '))}{salad(rng, rng.choice((1, 2, 3, 4, 5)))}"
-    return step + (_adjunct(rng) if rng.random() < 0.3 else "")
+    words = salad(rng, rng.choice((1, 2) if terse else (1, 2, 3, 4, 5)))
+    step = f"{verb} {rng.choice(('the ', 'a ', '', 'your '))}{words}"
+    return step + (_adjunct(rng) if rng.random() < 0.3 and not terse else "")
 
 
 def make_wild(rng: random.Random, plan: Plan) -> Plan:
@@ -326,8 +329,9 @@ def make_case(rng: random.Random, wild: bool = False) -> Case:
         if slot not in slots:
             slots[slot] = draw(rng, slot, frozenset(slots.values()))
     message = read_message(text)
-    steps = [_named_step(rng, slots) for _ in range(rng.choice((2, 2, 3)))]
-    steps += [wild_step(rng) if wild else _plain_step(rng) for _ in range(2)]
+    terse = rng.random() < TERSE
+    steps = [_named_step(rng, slots, terse) for _ in range(rng.choice((2, 2, 3)))]
+    steps += [wild_step(rng, terse) if wild else _plain_step(rng, terse) for _ in range(2)]
     rng.shuffle(steps)
     if not can_choose(steps, 2):
         return make_case(rng, wild)

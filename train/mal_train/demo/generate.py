@@ -32,7 +32,7 @@ FREE = 0.5
 #: Share of pairs with remarks and leads, and in free cases advice, in words that do not belong together.
 WILD = 0.6
 #: Share of pairs without remarks around the advice, as short answers are.
-BARE = 0.25
+BARE = 0.35
 
 #: Objectives that no edit request of the training data names together.
 APART = (
@@ -84,7 +84,7 @@ def _sets(rng: random.Random, withheld: bool = False) -> tuple[frozenset[str], f
         common = set(rng.sample(rest, min(len(rest), rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0])))
         if "specificity" in rest and rng.random() < 0.6:
             common.add("specificity")
-        if "brevity" in rest and not withheld and rng.random() < 0.25:
+        if "brevity" in rest and not withheld and rng.random() < 0.45:
             common.add("brevity")  # many a weak answer does not ramble
         if withheld or not is_apart(asked):
             return frozenset(common), asked | common

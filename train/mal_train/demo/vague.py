@@ -34,7 +34,7 @@ _CLOCK, _SPANS = ("time", "wake", "evening", "night"), ("dur", "days", "mins")
 _WORDS |= dict.fromkeys(_CLOCK, "some hour") | dict.fromkeys(_SPANS, "some time")
 _WORDS |= dict.fromkeys(("n", "few", "big", "km", "degrees"), "some")
 _POINTS = frozenset({*_CLOCK, "day", "month"})
-_LOOSE = {"the thing": "something", "the person": "someone", "the firm": "someone"}
+_LOOSE = {"the thing": ("something", "the matter"), "the person": ("someone",), "the firm": ("someone",)}
 
 _CHOICE = re.compile(r"\[([^|\]]*)\]")
 _PHRASE = re.compile(
@@ -70,5 +70,5 @@ def loosely(rng: random.Random, text: str) -> str:
     """The same, now and then with the vaguest words there are."""
     for word, loose in _LOOSE.items():
         if rng.random() < 0.25:
-            text = text.replace(word, loose)
+            text = text.replace(word, rng.choice(loose))
     return text

@@ -44,7 +44,7 @@ ORDER = (
 _FILLERS = ("filler-first", "filler-last")
 MIN_WORDS, MAX_WORDS = 20, 90
 #: The same for answers of any shape: whoever edits answers has to know short ones.
-SHORTEST = 10
+SHORTEST = 8
 
 _EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 
