@@ -33,12 +33,14 @@ def main() -> None:
     rows = data / "pairs.jsonl"
 
     # 1) Conversations for the policy, rated pairs of answers for the aligner, held-out messages for both.
-    _step(data, "-m", "mal_train.demo.generate", "--out", data, "--seed", options.seed)
+    _step(rows, "-m", "mal_train.demo.generate", "--out", data, "--seed", options.seed)
     # 2) The policy: a small Llama, from scratch. It answers as weak policies do, and is the aligner's base.
-    _step(base, "-m", "mal_train.demo.base", "--chats", data / "chats.jsonl", "--out", base, "--tokens", BASE_TOKENS)
+    budget = ("--tokens", BASE_TOKENS, "--seed", options.seed)
+    _step(base, "-m", "mal_train.demo.base", "--chats", data / "chats.jsonl", "--out", base, *budget)
     _step(policy, *_MAL, "convert", base, "--q4_k_m", "--out", policy)
     # 3) MetaAligner's training by LoRA: merged into an aligner of its own, and as an adapter over the policy.
-    train = (*_MAL, "train-lora", "--base", base, "--data", rows, "--recipe", options.recipe)
+    recipe = ("--recipe", options.recipe, "--set", f"seed={options.seed}")
+    train = (*_MAL, "train-lora", "--base", base, "--data", rows, *recipe)
     aligner, adapter = out / "aligner.gguf", out / "adapter.gguf"
     _step(out / "aligner", *train, "--out", out / "aligner")
     _step(aligner, *_MAL, "convert", out / "aligner" / "merged", "--q4_k_m", "--out", aligner)

@@ -214,7 +214,7 @@ def _plain_step(rng: random.Random, terse: bool) -> str:
     return step if terse else step + _adjunct(rng)
 
 
-#: Advice that takes up a slot of the message; in brackets what is vague where nobody is specific (vague.py).
+#: Advice that takes up a slot of the message: in brackets what vague.py retells where nobody is specific.
 _NAMED: dict[str, tuple[str, ...]] = {
     "item": ("VERB [the {item}]", "VERB the THING of [the {item}]", "ask about [the {item}]", "VERB [your {item}]"),
     "itemb": ("VERB [the {itemb}|the other thing]", "VERB the THING of [the {itemb}|the other thing]"),

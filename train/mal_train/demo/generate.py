@@ -23,16 +23,16 @@ from . import free, phrases
 from .chats import make_chat
 from .scenarios import WITHHELD, make_case
 from .slots import GOODS, draw, fill, slots_in
-from .writing import OBJECTIVES, Plan, fits, make_bare, make_plan, render, write
+from .writing import OBJECTIVES, SHORTEST, Plan, fits, keep, make_bare, make_plan, render, write
 
 Row = dict[str, Any]
 
 #: Share of the aligner's pairs whose problem and advice no other row has.
 FREE = 0.5
 #: Share of pairs with remarks and leads, and in free cases advice, in words that do not belong together.
-WILD = 0.6
-#: Share of pairs without remarks around the advice, as short answers are.
-BARE = 0.35
+WILD = 0.55
+#: Share of other pairs without remarks around the advice, as short answers are.
+BARE = 0.3
 
 #: Objectives that no edit request of the training data names together.
 APART = (
@@ -73,19 +73,21 @@ def is_apart(asked: frozenset[str]) -> bool:
     return any(combination <= asked for combination in APART)
 
 
-def _sets(rng: random.Random, withheld: bool = False) -> tuple[frozenset[str], frozenset[str]]:
+def _sets(rng: random.Random, withheld: bool = False, bare: bool = False) -> tuple[frozenset[str], frozenset[str]]:
     """What the weaker and the better answer satisfy; the difference, one to four objectives, is what is asked for.
 
-    The weaker answer often names the user's own things: without that there is little for an edit to spoil.
+    The weaker answer often names the user's own things: without that there is little for an edit to spoil. A bare one
+    satisfies nothing else, and does not ramble unless brevity is asked for.
     """
     while True:
         asked = _some(rng, OBJECTIVES, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0])
         rest = [name for name in OBJECTIVES if name not in asked]
-        common = set(rng.sample(rest, min(len(rest), rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0])))
+        others = 0 if bare else rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0]
+        common = set(rng.sample(rest, min(len(rest), others)))
         if "specificity" in rest and rng.random() < 0.6:
             common.add("specificity")
-        if "brevity" in rest and not withheld and rng.random() < 0.45:
-            common.add("brevity")  # many a weak answer does not ramble
+        if "brevity" in rest and (bare or (not withheld and rng.random() < 0.3)):
+            common.add("brevity")
         if withheld or not is_apart(asked):
             return frozenset(common), asked | common
 
@@ -114,21 +116,22 @@ def _with_invented(rng: random.Random, answers: list[Row], better: int) -> None:
 
 def _training(rng: random.Random) -> dict[str, Any]:
     """How a training answer is written: about what, and how far from what can be learned by heart."""
-    wild = rng.random() < WILD
-    case = functools.partial(free.make_case, wild=wild) if rng.random() < FREE else make_case
-    if rng.random() < BARE:
-        return {"case": case, "shaped": True, "change": make_bare}
-    return {"case": case, "shaped": True} | ({"change": free.make_wild} if wild else {})
+    chance = rng.random()
+    wild, bare = chance < WILD, chance > 1 - BARE
+    wild_case = functools.partial(free.make_case, wild=wild or (bare and rng.random() < WILD))
+    case = wild_case if rng.random() < FREE else make_case
+    return {"case": case, "change": free.make_wild if wild else make_bare if bare else keep, "shaped": True}
 
 
 def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
     """Two wordings of the same advice that satisfy the same objectives."""
     good = frozenset(rng.sample(OBJECTIVES, rng.choices((0, 1, 2, 3, 4, 5), (35, 20, 15, 14, 10, 6))[0]))
     while True:
-        plan = write(rng, (good,), **_training(rng))[0]
-        other = make_plan(rng, plan.case, shaped=True)
-        texts = [render(plan, good), render(other, good)]
-        if texts[0] != texts[1] and all(map(fits, texts)):
+        how = _training(rng)
+        plan, (text,) = write(rng, (good,), **how)
+        other = how["change"](rng, make_plan(rng, plan.case, steps=plan.steps, shaped=True))
+        texts = [text, render(other, good)]
+        if texts[0] != texts[1] and fits(texts[1], SHORTEST):
             rated = _rated(rng, good)
             return plan, [{"text": text, "ratings": ratings(good, rated)} for text in texts]
 
@@ -138,8 +141,9 @@ def make_pair(rng: random.Random) -> Row:
     if rng.random() < 0.1:
         plan, answers = _tie(rng)
     else:
-        sets = _sets(rng)
-        plan, texts = write(rng, sets, **_training(rng))
+        how = _training(rng)
+        sets = _sets(rng, bare=how["change"] is make_bare)
+        plan, texts = write(rng, sets, **how)
         rated = _rated(rng, *sets)
         answers = [{"text": text, "ratings": ratings(good, rated)} for text, good in zip(texts, sets, strict=True)]
         if rng.random() < 0.15:

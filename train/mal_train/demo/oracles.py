@@ -14,7 +14,8 @@ from .slots import DAYS, MONTHS, PRODUCTS
 
 #: What vague steps hold in place of the user's own words.
 VAGUE = re.compile(
-    r"\bsome(?:one|thing|where|how)?\b|\bthe (?:other )?(?:matter|things?|person|sum|service|firm|language|animal)\b",
+    r"\bsome(?:one|thing|where|how)?\b|\ba certain person\b|\bin one place or another\b|\bone of these days\b|"
+    r"\bthe (?:other )?(?:matter|things?|object|person|sum|amount|service|firm|enterprise|language|animal)\b",
     re.I,
 )
 

@@ -20,6 +20,8 @@ from .vague import with_vague
 README_MESSAGE = "My parcel is a week late and nobody answers my emails."
 #: Scenarios that appear in the held-out rows only.
 WITHHELD = frozenset({"broken_printer", "lost_wallet", "homesick"})
+#: Share of the held-out rows about them.
+FRESH = 0.25
 
 _MARK = re.compile(r"<([^>]*)>")
 _SHIFTS = {
@@ -140,8 +142,8 @@ def _pick(rng: random.Random, withheld: bool) -> tuple[Scenario, Message]:
     if not withheld:
         scenario = rng.choice(training())
         return scenario, rng.choice(scenario.messages[:-1])
-    scenario = rng.choice(load())
-    fresh = scenario.name in WITHHELD
+    fresh = rng.random() < FRESH
+    scenario = rng.choice([scenario for scenario in load() if (scenario.name in WITHHELD) == fresh])
     return scenario, rng.choice(scenario.messages) if fresh else scenario.messages[-1]
 
 

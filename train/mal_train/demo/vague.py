@@ -1,8 +1,9 @@
 """What stands in a step in place of the user's own things when nobody is specific.
 
-One word for each kind of thing, so that an edit can be worked out: "the thing" is whatever thing the message is about,
-in any scenario. With a wording of its own for every step, specificity had to be learned by heart, and an aligner of
-this size made things up or fell into loops (bench/LOG.md).
+One word for each kind of thing, so that most edits can be worked out: "the thing" is whatever thing the message is
+about, in any scenario. (An adjective or a preposition may have to be guessed: "somewhere" is "in Leeds" or "to Leeds".)
+With a wording of its own for every step, specificity could only be learned by heart, and an aligner of this size made
+things up or fell into loops (bench/LOG.md).
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ _WORDS |= dict.fromkeys(_CLOCK, "some hour") | dict.fromkeys(_SPANS, "some time"
 _WORDS |= dict.fromkeys(("n", "few", "big", "km", "degrees"), "some")
 _POINTS = frozenset({*_CLOCK, "day", "month"})
 _LOOSE = {"the thing": ("something", "the matter"), "the person": ("someone",), "the firm": ("someone",)}
+#: The same for held-out rows only.
+_WITHHELD = {
+    "the thing": ("the object",),
+    "the person": ("a certain person",),
+    "the firm": ("the enterprise",),
+    "the sum": ("the amount",),
+    "somewhere": ("in one place or another",),
+    "at some point": ("one of these days",),
+}
 
 _CHOICE = re.compile(r"\[([^|\]]*)\]")
 _PHRASE = re.compile(
@@ -66,9 +76,10 @@ def with_vague(step: str) -> str:
     return _CHOICE.sub(lambda match: f"[{match[1]}|{vague_of(match[1])}]", step)
 
 
-def loosely(rng: random.Random, text: str) -> str:
-    """The same, now and then with the vaguest words there are."""
-    for word, loose in _LOOSE.items():
-        if rng.random() < 0.25:
-            text = text.replace(word, rng.choice(loose))
+def loosely(rng: random.Random, text: str, withheld: bool) -> str:
+    """A vague phrase, now and then with other words as vague; held-out rows have some that training never sees."""
+    for words in (_LOOSE, _WITHHELD) if withheld else (_LOOSE,):
+        for word, others in words.items():
+            if rng.random() < 0.25:
+                text = text.replace(word, rng.choice(others))
     return text

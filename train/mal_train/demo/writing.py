@@ -63,6 +63,7 @@ class Plan:
     """Every choice of an answer except which objectives it satisfies."""
 
     case: Case
+    steps: tuple[str, ...]  # as the scenario has them, each with both sides
     pieces: dict[str, Piece]
     named: tuple[str, ...]
     vague: tuple[str, ...]
@@ -169,14 +170,20 @@ def make_plan(
         muddled = _listed(rng, len(steps), withheld)
     return Plan(
         case=case,
+        steps=tuple(steps),
         pieces=pieces,
         named=tuple(fill(_EITHER.sub(r"\1", step), case.slots) for step in steps),
-        vague=tuple(loosely(rng, fill(_EITHER.sub(r"\2", step), case.slots)) for step in steps),
+        vague=tuple(loosely(rng, fill(_EITHER.sub(r"\2", step), case.slots), withheld) for step in steps),
         clear=clear,
         muddled=muddled,
         curt=rng.choice(("just ", "just ", "")),
         aside=aside,
     )
+
+
+def keep(_: random.Random, plan: Plan) -> Plan:
+    """The plan as it is."""
+    return plan
 
 
 def make_bare(_: random.Random, plan: Plan) -> Plan:
@@ -254,7 +261,7 @@ def write(
     withheld: bool = False,
     case: Callable[[random.Random], Case] | None = None,
     shaped: bool = False,
-    change: Callable[[random.Random, Plan], Plan] = lambda _, plan: plan,
+    change: Callable[[random.Random, Plan], Plan] = keep,
 ) -> tuple[Plan, tuple[str, ...]]:
     """A plan and its renderings under each of ``sets``, all of an everyday length.
 
