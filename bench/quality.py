@@ -5,8 +5,9 @@
 Each aligner edits weak answers of four origins: the policy's own, those of the generator in the policy's style (other
 wordings than it saw), those of a second policy of another style, and some written by hand (handwritten.jsonl). Beside
 the aligners stand baselines that train nothing. Deterministic oracles (train/mal_train/demo/oracles.py) decide; they
-know the phrases of the demonstration domain and say nothing of any other. Prints Markdown tables with Wilson's 95 %
-intervals and, as its last line, one JSON document.
+know the phrases of the demonstration domain and say nothing of any other. Prints Markdown tables with 95 % intervals
+(Wilson's, widened where outcomes on one message go together), how far the others are from the first aligner on the
+same messages, and, as its last line, one JSON document of (right, all).
 """
 
 import argparse
@@ -22,8 +23,10 @@ from mal_train.demo.writing import EXTRA_OBJECTIVES
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
 
 HAND = Path(__file__).with_name("handwritten.jsonl")
+BASELINES = ("unaligned", "cut at the first run-on", "policy asked to edit")
 ORIGINS = ("the policy's own", "its style, reworded", "another style", "written by hand")
-#: Objectives that no training row names, once as the catalogue words them, once saying what to write.
+#: Objectives that no training row names, once as the catalogue words them, once saying what to write in the frames
+#: ("say that", "end with", "begin with") in which training says it of other sentences.
 SAID = {
     "reassurance": "The response should say that there is no need to worry.",
     "formality": "The response should end with: With kind regards.",
@@ -44,16 +47,19 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="print so many corrections")
     options = parser.parse_args()
     cases = read_cases(options.rows, options.most, options.policy)
-    tables = {"unaligned": tally(cases, lambda _, query, weak, wanted: weak)}
+    unaligned, cut, asked = BASELINES
+    tables = {unaligned: tally(cases, lambda _, query, weak, wanted: weak)}
     if options.baselines:
-        tables["cut at the first run-on"] = tally(cases, lambda _, query, weak, wanted: before_run_on(weak))
-        tables["policy asked to edit"] = edited(cases, options.policy, None, options)
+        tables[cut] = tally(cases, lambda _, query, weak, wanted: before_run_on(weak))
+        tables[asked] = edited(cases, options.policy, None, options)
     for path in options.aligner or [DEMO_ALIGNER]:
         tables[path.stem] = edited(cases, path, None, options)
     for path in options.adapter:
         tables[path.stem] = edited(cases, options.policy, path, options)
     print("\n".join(markdown(tables)))
-    print(json.dumps({name: dict(table) for name, table in tables.items()}))
+    first = next(name for name in tables if name not in BASELINES)
+    print("\n".join(differences(tables, first)))
+    print(json.dumps({name: {what: counts(found) for what, found in table.items()} for name, table in tables.items()}))
 
 
 def read_cases(path, most, policy):
@@ -90,35 +96,34 @@ def edited(cases, path, adapter, options):
                 before = satisfies(name, query, weak)
                 for kind, asked in (("as in the catalogue", name), ("saying what to write", f"{name}: {SAID[name]}")):
                     after = align(query, asked, policy=GivenAnswer(weak), aligner=aligner).text
-                    count(table, f"unseen {name}, {kind}, before", before)
-                    count(table, f"unseen {name}, {kind}", satisfies(name, query, after))
+                    table[f"unseen {name}, {kind}, before"].append((query, before))
+                    table[f"unseen {name}, {kind}"].append((query, satisfies(name, query, after)))
     return table
 
 
 def tally(cases, edit):
-    """Counts (right, all) of what is measured, after `edit(origin, query, weak, objectives)`."""
-    table = defaultdict(lambda: [0, 0])
+    """What is measured, as (message, right?), after `edit(origin, query, weak, objectives)`."""
+    table = defaultdict(list)
     for origin, query, weak, wanted, fresh in cases:
         after = edit(origin, query, weak, wanted)
         for name in wanted:
-            good = satisfies(name, query, after)
-            count(table, f"satisfied: {origin}", good)
-            count(table, "satisfied: all", good)
-            count(table, f"objective: {name}", good)
+            good = query, satisfies(name, query, after)
+            table[f"satisfied: {origin}"].append(good)
+            table["satisfied: all"].append(good)
+            table[f"objective: {name}"].append(good)
             if is_apart(frozenset(wanted)):  # asked for together in no training request
-                count(table, "unseen combinations", good)
+                table["unseen combinations"].append(good)
             if fresh:
-                count(table, "withheld scenarios", good)
-        for fact in facts(weak):
-            count(table, f"facts kept: {origin}", keeps(after, fact))
-            count(table, "facts kept: all", keeps(after, fact))
-        count(table, "no name or number invented", facts(after) - PRODUCTS <= facts(query) | facts(weak))
+                table["withheld scenarios"].append(good)
+        for fact in sorted(facts(weak)):
+            table[f"facts kept: {origin}"].append((query, keeps(after, fact)))
+            table["facts kept: all"].append((query, keeps(after, fact)))
+        table["no name or number invented"].append((query, facts(after) - PRODUCTS <= facts(query) | facts(weak)))
     return table
 
 
-def count(table, what, right):
-    table[what][0] += bool(right)
-    table[what][1] += 1
+def counts(found):
+    return sum(right for _, right in found), len(found)
 
 
 def markdown(tables):
@@ -127,7 +132,7 @@ def markdown(tables):
     yield "|---" * (len(tables) + 1) + "|"
     measures = sorted({what for table in tables.values() for what in table}, key=_order)
     for what in measures:
-        cells = [cell(*table[what]) if what in table else "" for table in tables.values()]
+        cells = [cell(table[what]) if what in table else "" for table in tables.values()]
         yield f"| {what} | " + " | ".join(cells) + " |"
 
 
@@ -136,14 +141,39 @@ def _order(what):
     return next((i for i, kind in enumerate(kinds) if what.startswith(kind)), len(kinds)), what
 
 
-def cell(right, n):
-    low, high = wilson(right, n)
-    return f"{100 * right / n:.1f} % [{100 * low:.0f}, {100 * high:.0f}] n={n}"
+def differences(tables, first):
+    """How many points each of the others is above the first on the same messages, with 95 % intervals."""
+    for name, table in tables.items():
+        if name in BASELINES or name == first:
+            continue
+        for what in ("satisfied: all", "facts kept: all"):
+            pairs = [(query, a - b) for (query, a), (_, b) in zip(table[what], tables[first][what], strict=True)]
+            mean = sum(value for _, value in pairs) / len(pairs)
+            half = 1.96 * math.sqrt(variance(pairs))
+            low, high = 100 * (mean - half), 100 * (mean + half)
+            yield f"{name} against {first}, {what}: {100 * mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson's score interval)."""
-    z, p = 1.96, right / n
+def variance(found):
+    """Of the mean of (message, value), where values of one message may go together (linearised ratio)."""
+    mean, messages = sum(value for _, value in found) / len(found), defaultdict(float)
+    for query, value in found:
+        messages[query] += value - mean
+    many = len(messages)
+    return sum(value * value for value in messages.values()) / len(found) ** 2 * many / max(many - 1, 1)
+
+
+def cell(found):
+    right, n = counts(found)
+    share = right / n
+    plain = share * (1 - share) / n
+    low, high = wilson(right, n, max(variance(found) / plain, 1.0) if plain else 1.0)
+    return f"{100 * share:.1f} % [{100 * low:.0f}, {100 * high:.0f}] n={n}"
+
+
+def wilson(right: int, n: int, effect: float) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson's score interval), n divided by the design effect."""
+    z, p, n = 1.96, right / n, n / effect
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 

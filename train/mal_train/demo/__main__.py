@@ -16,7 +16,7 @@ from pathlib import Path
 
 _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
-_ROWS, _UNSEEN = 150, 40  # held-out messages to judge by, and how many of them for objectives never trained
+_UNSEEN = 60  # held-out messages for objectives never trained
 BASE_TOKENS = 8_000_000  # it copies facts after one million; the rest is for its advice
 
 
@@ -57,8 +57,8 @@ def main() -> None:
         _step(single, *_MAL, "convert", out / "single" / "merged", "--q4_k_m", "--out", single)
         contestants += ["--aligner", whole, "--aligner", single, "--baselines", "--unseen", _UNSEEN]
     # 5) What they are worth, and what it looks like.
-    rows_and_policy = (data / "heldout.jsonl", "--most", _ROWS, "--policy", policy)
-    _run("bench/quality.py", *rows_and_policy, *contestants, "--adapter", adapter)
+    heldout = ("bench/quality.py", data / "heldout.jsonl", "--policy", policy)
+    _run(*heldout, *contestants, "--adapter", adapter)
     files = ("--policy", policy, "--aligner", aligner)
     _run(*_MAL, "align", _EXAMPLE, "--objectives", "empathy,clarity", *files, "--show", "both")
     print(f"To ship them: copy {policy}, {aligner} and {adapter} into metaaligner_lite/demo/")
