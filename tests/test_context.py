@@ -1,6 +1,9 @@
 """The KV cache: whatever is forked, rolled back, taken over or lent, the logits are those of reading anew."""
 
+import ctypes
 import random
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from metaaligner_lite.errors import ModelError, UsageError
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.draft import BatchCosts, Drafter
 from metaaligner_lite.llama.engine import Engine
+from metaaligner_lite.llama.library import release_freed_memory
 from metaaligner_lite.llama.model import open_model
 
 
@@ -158,6 +162,29 @@ def test_drafts_change_nothing_whatever_the_cache_can_forget(model):
         drafted = tiny.write(context, prompt, 60, drafter=Drafter(source))
         assert drafted.tokens == plain.tokens
         assert (drafted.counts.accepted > 0) is context.can_draft
+
+
+def test_what_is_closed_gives_its_memory_back(tiny_path, monkeypatch):
+    calls = []
+    for place in ("context", "model"):
+        monkeypatch.setattr(f"metaaligner_lite.llama.{place}.release_freed_memory", lambda: calls.append(True))
+    with open_model(tiny_path) as model:
+        with Context(model, 64):
+            assert not calls
+        assert len(calls) == 1
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("platform", "calls"), [("linux", 1), ("darwin", 0), ("win32", 0)])
+def test_memory_is_given_back_where_the_allocator_can(monkeypatch, platform, calls):
+    found = []
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "platform", platform)
+        patched.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=lambda room: found.append(room.value)))
+        release_freed_memory()
+        patched.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())  # musl
+        release_freed_memory()
+    assert found == [0] * calls
 
 
 @pytest.mark.parametrize("kv", ["bf16", "q8_0", "q4_0"])

@@ -1,4 +1,4 @@
-"""Algorithm 1 as a table of cases (METHOD.md 1.2)."""
+"""Algorithm 1 as a table of cases (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def answer(text, *ratings):
         ((0.12, 2.15, 0.43), (0.37, 2.17, 0.29), [("y2", "y1", {HUMOR}, False), ("y1", "y2", {HELP, HARM}, False)]),
         ((1, 1, 1), (0, 0, 0), [("y2", "y1", {HELP, HARM, HUMOR}, False)]),
         ((0, 0, 0), (1, 1, 1), [("y1", "y2", {HELP, HARM, HUMOR}, False)]),
-        # Ties go to the equal set, in one direction only; all ties make no improving edit (METHOD.md 1.8, item 4).
+        # Ties go to the equal set, in one direction only; all ties make no improving edit.
         ((1, 1, 1), (1, 1, 1), [("y2", "y1", {HELP, HARM, HUMOR}, True)]),
         ((2, 1, 0), (1, 1, 1), [("y2", "y1", {HELP}, False), ("y1", "y2", {HUMOR}, False), ("y2", "y1", {HARM}, True)]),
         # An objective rated in one answer only says nothing; nothing shared, no edit.

@@ -252,12 +252,18 @@ def test_shortening_a_very_long_query_is_quick(tokens):
 
 def test_what_cannot_fit_is_refused_with_its_reason(tokens):
     long, empty = Edit("q", "a", "word " * 300, (EMPATHY,)), Edit("q", "a", " ", (EMPATHY,))
+    twice = Edit("q", "the same", "the same", (EMPATHY,))
     account = Account(noun="edits")
     encoder = Encoder(tokens, "conversation", Data(max_length=150))
-    assert encode_edits([long, empty], encoder, account) == []
+    assert encode_edits([long, empty, twice], encoder, account) == []
+    assert len(encode_edits([replace(twice, equal=True)], replace(encoder, data=Data()), Account(noun="edits"))) == 1
     with pytest.raises(DataError, match="an edit of the answer to 'q': longer than max_length = 150"):
         encode_edits([long], replace(encoder, strict=True), account)
-    assert sorted(account.refused) == ["longer than max_length = 150 tokens", "the better answer is empty"]
+    assert sorted(account.refused) == [
+        "longer than max_length = 150 tokens",
+        "one answer twice with other ratings: nothing to improve",
+        "the better answer is empty",
+    ]
 
 
 def test_batches_are_full_of_similar_lengths_and_cover_all():

@@ -19,7 +19,7 @@ pytest.importorskip("peft")
 
 from tiny_train import SMOKE, base_fixture, make_base, one_thread, some_rows, write_rows  # noqa: F401 (the fixtures)
 
-from mal_train import distributed, identity, lora, stage
+from mal_train import distributed, identity, lora, run, stage
 from mal_train import estimate as estimate_module
 from mal_train import recipe as recipes
 from mal_train.encode import Encoder, encode_edit, encode_edits, find_invocation, load_tokens
@@ -386,6 +386,18 @@ def test_out_of_memory_says_what_to_change():
     found = lora.explain_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), recipe)
     assert "training.batch_tokens below 4096" in str(found) and "gradient_checkpointing = true" in str(found)
     assert lora.explain_out_of_memory(RuntimeError("shape mismatch"), recipe) is None
+    assert lora.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+
+
+def test_out_of_memory_while_merging_keeps_the_training(base, data, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise MemoryError
+
+    settings = recipes.load(None, SMOKE)
+    with monkeypatch.context() as patched, pytest.raises(ModelError, match="while merging.*--resume"):
+        patched.setattr(run, "merge", no_room)
+        train(base, data, tmp_path / "out", settings)
+    assert train(base, data, tmp_path / "out", settings, resume=True).merged.is_dir()
 
 
 def test_the_estimate_counts_the_weights(base):

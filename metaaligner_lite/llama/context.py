@@ -214,7 +214,7 @@ class Context:
             self._lib.llama_batch_free(self._batch)
             self._lib.llama_free(self.handle)
             self.handle = None
-            release_freed_memory()  # else the caches of a growing context, or of the next model, come on top
+            release_freed_memory()  # else what a growing context held comes on top of what it needs next
 
     def __enter__(self) -> Context:
         return self

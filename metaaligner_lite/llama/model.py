@@ -18,7 +18,7 @@ from ..errors import FileProblem, ModelError
 from ..gguf_file import VOCABULARY, GgufHeader, LongArray, read_header
 from ..manifest import Manifest
 from ..prompts import ChatTemplate
-from .library import forget_errors, last_error, library
+from .library import forget_errors, last_error, library, release_freed_memory
 
 ALL_LAYERS = -1
 
@@ -131,6 +131,7 @@ class Model:
         if self.handle is not None:
             self._lib.llama_model_free(self.handle)
             self.handle = None
+            release_freed_memory()
 
     def __enter__(self) -> Model:
         return self

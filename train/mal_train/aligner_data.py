@@ -102,5 +102,5 @@ def _objectives(aspects: str, names: Names) -> list[Objective]:
         if text.strip():
             found.append(names.worded(text))
     if not found:
-        raise DataError("the prompt names no objective (the reference code writes such rows, METHOD.md 1.8)")
+        raise DataError("the prompt names no objective (the reference code writes such rows)")
     return found

@@ -56,7 +56,7 @@ def plan(lengths: Sequence[Sequence[int]], epochs: float, batch_tokens: int, see
 def collate(edits: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
     """Tensors of a batch, padded on the right: input_ids, attention_mask and labels, each (edits, longest).
 
-    The prompt's labels are ignored: the loss is that of the edit and its end of turn (METHOD.md 1.3).
+    The prompt's labels are ignored: the loss is that of the edit and its end of turn (paper, section 3.2).
     """
     import torch
 

@@ -187,6 +187,8 @@ def _fitting(edit: Edit, encoder: Encoder) -> tuple[Encoded, bool]:
     most, invocation = encoder.data.max_length, encoder.invocation
     if not edit.target.strip():
         raise DataError("the better answer is empty")
+    if edit.target == edit.answer and not edit.equal:
+        raise DataError("one answer twice with other ratings: nothing to improve")
     found, whole = encode_edit(edit, encoder.tokens, encoder.layout), True
     if len(found) > most and encoder.data.overlong == "shorten":
         shorter = _shorten(edit, encoder.tokens, encoder.layout, most)

@@ -117,12 +117,19 @@ def check_machine(recipe: Recipe) -> None:
         raise UsageError("training.precision = 'float16' needs a CUDA GPU; on a CPU use auto, bfloat16 or float32")
 
 
-def explain_out_of_memory(error: Exception, recipe: Recipe) -> ModelError | None:
-    """The error to raise for one that says that memory ran out; None for any other."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
     import torch
 
     text = str(error).lower()
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in text:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in text for sign in ("allocate memory", "cublas_status_alloc_failed")
+    )
+
+
+def explain_out_of_memory(error: Exception, recipe: Recipe) -> ModelError | None:
+    """The error to raise for one that says that memory ran out in training; None for any other."""
+    if not is_out_of_memory(error):
         return None
     training = recipe.training
     advice = [

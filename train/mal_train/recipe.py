@@ -100,7 +100,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The paper's three steps, in their order (METHOD.md 1.3)."""
+    """The paper's three steps, in their order (paper, section 3.2)."""
 
     warmup: Stage = field(default_factory=lambda: Stage(share=0.1))
     equal: Stage = field(default_factory=Stage)

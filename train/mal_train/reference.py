@@ -1,6 +1,6 @@
 """The choices of the reference code (SteveKGYang/MetaAligner at 26d8dad), faults included, for comparison alone.
 
-Its two scripts differ from Algorithm 1 (METHOD.md 1.8, items 1 to 4):
+Its two scripts differ from Algorithm 1:
   HH_RLHF_make_aligner_data.py       the equal prompts name the objectives on which the input answer wins
   UltraFeedback_make_aligner_data.py one direction per pair, the larger set; the equal edit only for the last
                                      partner of each answer; completions without all four ratings are left out

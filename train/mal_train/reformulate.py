@@ -1,4 +1,4 @@
-"""Dynamic objectives reformulation: rated answers become edits to learn (paper Algorithm 1, METHOD.md 1.2).
+"""Dynamic objectives reformulation: rated answers become edits to learn (paper, Algorithm 1).
 
 Of each pair of answers the objectives on which the first is better, worse and equal are collected. The better
 ones ask for an edit from the second answer to the first, the worse ones for the edit back, the equal ones for

@@ -5,7 +5,7 @@ A row on disk is one JSON object per line:
     {"id": "7", "query": "...", "answers": [{"text": "...", "ratings": {"empathy": 3}},
                                             {"text": "...", "ratings": {"empathy": 1}}]}
 
-Only the sign of the difference of two ratings is ever used (METHOD.md 1.1), so any scale will do. A row that
+Only the sign of the difference of two ratings is ever used (paper, section 3.1), so any scale will do. A row that
 cannot be used is counted with its reason in an `Account`; it is never dropped in silence.
 """
 
@@ -120,7 +120,7 @@ def fingerprint(path: Path) -> str:
 
 
 def split(rows: list[Row], share: float, seed: int, by: str = "query") -> tuple[list[Row], list[Row]]:
-    """Training and validation rows; all rows of one query fall on the same side (METHOD.md 1.8, item 5).
+    """Training and validation rows; all rows of one query fall on the same side (the reference code splits pairs).
 
     `by` = "row" draws each row by itself, as the reference code does: then queries are on both sides.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaaligner_lite import __version__, manifest
-from metaaligner_lite.errors import DataError
+from metaaligner_lite.errors import DataError, ModelError
 from metaaligner_lite.objectives import Objective
 
 from . import distributed, estimate, identity, lora, report, workdir
@@ -137,7 +137,15 @@ def _finish(
     copy_base_files(base, beside / "adapter")
     if made.kind == "merged":
         progress.say("merging the adapter into the base")
-        folders.append(merge(beside / "adapter", base, beside / "merged", made.recipe["merge"]["dtype"]))
+        try:
+            folders.append(merge(beside / "adapter", base, beside / "merged", made.recipe["merge"]["dtype"]))
+        except Exception as error:
+            if lora.is_out_of_memory(error):
+                raise ModelError(
+                    "memory ran out while merging (training is done): the base is held in 32 bits for it; "
+                    "free memory and run the same command with --resume"
+                ) from error
+            raise
     for folder in folders:
         manifest.write(made, folder)
         report.write_card(made, folder)
@@ -184,7 +192,7 @@ def _prepare(
 
 
 def _edits(name: str, rows: list[Row], recipe: Recipe, epoch: int = 0) -> list[Edit]:
-    """The share of an edit set that a stage trains on (METHOD.md 1.3)."""
+    """The share of an edit set that a stage trains on (paper, section 3.2)."""
     drawn = reformulate_rows(
         rows,
         recipe.seed,
