@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -655,3 +657,20 @@ def test_reference_and_column_mapping(mal, tmp_path):
     assert sum(told["edits_refused"].values()) == 1  # the equal edit names no objective
     with pytest.raises(UsageError, match="expected OURS=THEIRS"):
         mal("build", tmp_path / "t.csv", "--column", "query", "-o", tmp_path / "x.jsonl")
+
+
+def test_data_sets_are_built_and_shown_without_torch(tmp_path):
+    """Building data is for laptops, too: nothing heavy on the way."""
+    rows, out = tmp_path / "in.jsonl", tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello!", "rejected": "No."}) + "\n")
+    build_it = ["mal", "data", "build", str(rows), "--out", str(out), "--score", "length"]
+    for args in (build_it, ["mal", "data", "show", str(out)]):
+        code = (
+            "import sys; from metaaligner_lite.cli import main\n"
+            f"sys.argv = {args!r}\n"
+            "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+            "heavy = {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -21,8 +21,10 @@ from mal_train.demo.writing import (
     MAX_WORDS,
     MIN_WORDS,
     OBJECTIVES,
+    SHORTEST,
     Plan,
     can_choose,
+    make_bare,
     make_plan,
     render,
     write,
@@ -62,6 +64,43 @@ def plans(count: int, seed: int = 0, withheld: bool = False) -> list[Plan]:
 )
 def test_what_is_vague_follows_from_what_is_named(named: str, vague: str) -> None:
     assert [found for _, found in EITHER.findall(with_vague(named))] == [vague]
+
+
+def test_bare_plans_hold_the_advice_and_small_talk_alone() -> None:
+    rng = random.Random(9)
+    for plan in plans(50, seed=10):
+        bare = make_bare(rng, plan)
+        assert (bare.named, bare.vague, bare.clear) == (plan.named, plan.vague, plan.clear)
+        assert {piece.objective for piece in bare.pieces.values() if piece.weak} <= {"brevity"}
+        assert {place: piece.good for place, piece in bare.pieces.items()} == {
+            place: piece.good for place, piece in plan.pieces.items()
+        }
+
+
+def test_training_knows_short_answers_and_never_the_withheld_vague_words() -> None:
+    rng = random.Random(11)
+    texts = [answer["text"] for _ in range(600) for answer in generate.make_pair(rng)["answers"]]
+    words = [len(text.split()) for text in texts]
+    assert SHORTEST <= min(words) < MIN_WORDS and max(words) <= MAX_WORDS + 15  # an invented objective adds its own
+    withheld = re.compile(
+        r"\bthe (?:object|amount|enterprise)\b|a certain person|one place or another|one of these days"
+    )
+    assert not any(map(withheld.search, texts))
+    rows = [generate.make_heldout(rng) for _ in range(300)]
+    assert sum(bool(withheld.search(row["weak"])) for row in rows) > 20
+    assert 40 < sum(row["kind"] == "scenario" for row in rows) < 110
+
+
+def test_ties_give_the_same_advice() -> None:
+    rng = random.Random(12)
+    for _ in range(60):
+        plan, answers = generate._tie(rng)
+        named = all(step in answers[0]["text"].lower() for step in map(str.lower, plan.named))
+        steps = plan.named if named else plan.vague
+        assert named or all(step.lower() in answers[0]["text"].lower() for step in steps)
+        assert len({answer["text"] for answer in answers}) == 2
+        if named:
+            assert all(step.lower() in answers[1]["text"].lower() for step in steps)
 
 
 def test_what_the_message_does_not_tell_becomes_a_pronoun() -> None:
