@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mal_train.demo.generate import is_apart
-from mal_train.demo.oracles import before_run_on, facts, keeps, satisfies
+from mal_train.demo.oracles import before_run_on, facts, keeps, loops, remarks, satisfies
 from mal_train.demo.slots import PRODUCTS
 from mal_train.demo.writing import EXTRA_OBJECTIVES
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
@@ -63,7 +63,10 @@ def main() -> None:
 
 
 def read_cases(path, most, policy):
-    """(origin, query, weak answer, objectives, withheld scenario?) of all origins; the policy answers here."""
+    """(origin, query, weak answer, objectives, withheld scenario?, known scenario) of all origins.
+
+    The policy answers here.
+    """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:most]
     hand = [json.loads(line) for line in HAND.read_text(encoding="utf-8").splitlines()]
     with open_engine(policy) as engine:
@@ -73,8 +76,9 @@ def read_cases(path, most, policy):
     cases = []
     for origin, answers in zip(ORIGINS, origins, strict=False):
         for row, weak in zip(rows, answers, strict=True):
-            cases.append((origin, row["query"], weak, row["objectives"], row["kind"] == "scenario"))
-    cases += [(ORIGINS[3], row["query"], row["weak"], row["objectives"], False) for row in hand]
+            fresh = row["kind"] == "scenario"
+            cases.append((origin, row["query"], weak, row["objectives"], fresh, None if fresh else row["scenario"]))
+    cases += [(ORIGINS[3], row["query"], row["weak"], row["objectives"], False, None) for row in hand]
     return cases
 
 
@@ -104,7 +108,7 @@ def edited(cases, path, adapter, options):
 def tally(cases, edit):
     """What is measured, as (message, right?), after `edit(origin, query, weak, objectives)`."""
     table = defaultdict(list)
-    for origin, query, weak, wanted, fresh in cases:
+    for origin, query, weak, wanted, fresh, scenario in cases:
         after = edit(origin, query, weak, wanted)
         for name in wanted:
             good = query, satisfies(name, query, after)
@@ -118,6 +122,10 @@ def tally(cases, edit):
         for fact in sorted(facts(weak)):
             table[f"facts kept: {origin}"].append((query, keeps(after, fact)))
             table["facts kept: all"].append((query, keeps(after, fact)))
+        for names in remarks(after):
+            if scenario and names not in remarks(weak):  # an edit's own remark, of a scenario that training knows
+                table["remarks that fit the message"].append((query, scenario in names))
+        table["no loop"].append((query, loops(weak) or not loops(after)))
         table["no name or number invented"].append((query, facts(after) - PRODUCTS <= facts(query) | facts(weak)))
     return table
 

@@ -408,6 +408,30 @@ def test_facts_are_names_numbers_dates_and_products() -> None:
     assert not oracles.keeps("Take the kettles.", "kettle")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("First, call Ada. Then call Ada again. Finally, call Ada once more.", False),
+        ("Go back to the place. Go back to the place. Go back to the place.", True),
+        ("It has lasted 333333333333333333 days.", True),
+        ("No.", False),
+        ("", False),
+    ],
+)
+def test_loops_are_seen(text: str, expected: bool) -> None:
+    assert oracles.loops(text) == expected
+
+
+def test_remarks_are_known_by_their_scenario() -> None:
+    text = "I am sorry that it is late; waiting without an answer is really frustrating. I cannot make a diagnosis."
+    assert oracles.remarks(text) == [frozenset({"late_parcel"})]
+    rng = random.Random(13)
+    for _ in range(200):
+        row = generate.make_heldout(rng)
+        assert all(row["scenario"] in names for names in oracles.remarks(row["strong"])), row
+        assert not oracles.loops(row["strong"]) and not oracles.loops(row["other"])
+
+
 def test_cutting_at_the_first_run_on() -> None:
     assert oracles.before_run_on("Noted. By the way, life is long. Go on.") == "Noted."
     assert oracles.before_run_on("By the way, life is long.") == "By the way, life is long."

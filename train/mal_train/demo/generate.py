@@ -165,6 +165,7 @@ def make_heldout(rng: random.Random) -> Row:
         "other": other_style(rng, plan, "specificity" in common),
         "objectives": [name for name in OBJECTIVES if name in good - common],
         "strong": strong,
+        "scenario": plan.case.scenario.name,
         "kind": "scenario" if plan.case.scenario.name in WITHHELD else "message",
     }
 

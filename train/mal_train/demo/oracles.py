@@ -6,10 +6,13 @@ The rules read the text alone, so they also serve for answers that a model wrote
 
 from __future__ import annotations
 
+import functools
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from . import phrases
+from .scenarios import load
 from .slots import DAYS, MONTHS, PRODUCTS
 
 #: What vague steps hold in place of the user's own words.
@@ -70,6 +73,28 @@ def before_run_on(text: str) -> str:
             break
         kept.append(part)
     return " ".join(kept) or text
+
+
+def loops(text: str, least: int = 3) -> bool:
+    """Whether four words in a row, or one character sixteen times, come again and again."""
+    words = text.split()
+    runs = Counter(tuple(words[start : start + 4]) for start in range(len(words) - 3))
+    return max(runs.values(), default=0) >= least or bool(re.search(r"(\S)\1{15}", text))
+
+
+def remarks(text: str) -> list[frozenset[str]]:
+    """For each remark of some scenario in a text (feelings, limits, jokes) the names of the scenarios that have it."""
+    lowered = text.lower()
+    return [names for remark, names in _remarks().items() if remark in lowered]
+
+
+@functools.cache
+def _remarks() -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for scenario in load():
+        for remark in (*scenario.feelings, *scenario.limits, *scenario.jokes):
+            found.setdefault(remark.lower().rstrip("."), set()).add(scenario.name)
+    return {remark: frozenset(names) for remark, names in found.items()}
 
 
 def sentences(text: str) -> list[str]:
