@@ -4,7 +4,7 @@
 
 Every step is one of this project's own commands, run as a process and printed, so that each can be rerun alone.
 A step whose result is there already is skipped; delete its folder to redo it. Budgets are counted in tokens and edits,
-not in minutes. On two CPU cores the base took 32 minutes, the aligner 16, the adapter 23; --compare adds 16 for one more.
+not in minutes. On two CPU cores the base took 32 minutes, the aligner 16, the adapter 23; --compare adds 16 more.
 """
 
 from __future__ import annotations
