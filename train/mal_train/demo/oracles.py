@@ -75,11 +75,11 @@ def before_run_on(text: str) -> str:
     return " ".join(kept) or text
 
 
-def loops(text: str, least: int = 3) -> bool:
-    """Whether four words in a row, or one character sixteen times, come again and again."""
+def loops(text: str) -> bool:
+    """Whether four words in a row come three times, or one character sixteen times in a row."""
     words = text.split()
     runs = Counter(tuple(words[start : start + 4]) for start in range(len(words) - 3))
-    return max(runs.values(), default=0) >= least or bool(re.search(r"(\S)\1{15}", text))
+    return max(runs.values(), default=0) >= 3 or bool(re.search(r"(\S)\1{15}", text))
 
 
 def remarks(text: str) -> list[frozenset[str]]:

@@ -13,10 +13,10 @@ import re
 
 from .slots import kind_of
 
-_THINGS = (
-    "item parcel dish cake plant instrument subject device phone clothes drink food project bag sofa bike car room"
-)
-_WORDS = dict.fromkeys((*_THINGS.split(), "contact"), "the thing") | {
+_THINGS = """
+item parcel dish cake plant instrument subject device phone clothes drink food project bag sofa bike car room contact
+"""
+_WORDS = dict.fromkeys(_THINGS.split(), "the thing") | {
     "pet": "the animal",
     "petname": "the animal",
     "name": "the person",
