@@ -16,7 +16,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from mal_train.demo.generate import is_apart
+from mal_train.demo.asking import is_apart
 from mal_train.demo.oracles import before_run_on, facts, keeps, loops, remarks, satisfies
 from mal_train.demo.slots import PRODUCTS
 from mal_train.demo.writing import EXTRA_OBJECTIVES

@@ -140,7 +140,7 @@ def main() -> None:
 def trained(base: Path, rows: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     flags = ["--base", base, "--data", rows, "--out", out, "--kind", options.kind, "--minutes", options.minutes]
     settings = {
-        "data.max_length": 768,
+        "data.max_length": 2048,
         "data.validation": 0.05,
         "data.validation_edits": 64,
         "data.most_objectives": 4,

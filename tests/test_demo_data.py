@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mal_train.demo import chats, drills, free, generate, oracles, scenarios, slots, tokens
+from mal_train.demo import asking, chats, drills, free, generate, oracles, phrases, scenarios, slots, tokens
 from mal_train.demo.oracles import VAGUE, facts, satisfies, sentences
 from mal_train.demo.vague import with_vague
 from mal_train.demo.writing import (
@@ -275,12 +275,12 @@ def test_pairs_are_rated_completely_and_one_side_is_never_mixed() -> None:
         first, second = (answer["ratings"] for answer in row["answers"])
         assert list(first) == list(second)
         level = {name for name in first if first[name] == second[name]}
-        assert 1 <= len(level) <= 4 and not generate.is_apart(frozenset(level))
+        assert 1 <= len(level) <= 4 and not asking.is_apart(frozenset(level))
         better = {name for name in first if second[name] > first[name]}
         worse = {name for name in first if second[name] < first[name]}
         assert not (better and worse)
         asked = better | worse
-        assert not generate.is_apart(frozenset(asked))
+        assert not asking.is_apart(frozenset(asked))
         invented += len(asked - set(OBJECTIVES))
         assert len(asked & set(OBJECTIVES)) <= 4
         ties += not asked
@@ -335,6 +335,21 @@ def test_copies_are_exact() -> None:
     assert copies > 50
 
 
+def test_revised_answers_do_what_the_user_asks_for() -> None:
+    rng = random.Random(23)
+    meant = {text: name for name, texts in phrases.REQUESTS.items() for text in texts}
+    known = re.compile("|".join(sorted(map(re.escape, meant), key=len, reverse=True)))
+    revised = 0
+    for turns in (chats.make_chat(rng) for _ in range(400)):
+        query = turns[0]["content"]
+        for asked, given in zip(turns[::2], turns[1::2], strict=True):
+            wanted = frozenset(meant[text] for text in known.findall(asked["content"]))
+            assert not asking.is_apart(wanted)
+            assert all(satisfies(name, query, given["content"]) for name in wanted), turns
+            revised += bool(wanted) and asked is not turns[0]
+    assert revised > 100
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     rng = random.Random(18)
@@ -348,6 +363,7 @@ def test_drills_can_only_be_copied(tokenizer: Any) -> None:
         assert len(ids) == len(targets)
         for at, target in enumerate(targets):
             assert not target or ids[at] in ids[:at] or ids[at] == tokens.IM_END
+        assert sum(targets) < len(ids) / 2  # the line once as the user's, once as the answer: never twice in a turn
 
 
 def test_the_probe_marks_the_facts_of_the_repeat(tokenizer: Any) -> None:
@@ -383,7 +399,7 @@ def test_held_out_answers_satisfy_their_objectives() -> None:
     for _ in range(200):
         row = generate.make_heldout(rng)
         assert 1 <= len(row["objectives"]) <= 4
-        apart += generate.is_apart(frozenset(row["objectives"]))
+        apart += asking.is_apart(frozenset(row["objectives"]))
         for name in row["objectives"]:
             assert satisfies(name, row["query"], row["strong"])
             assert not satisfies(name, row["query"], row["weak"])

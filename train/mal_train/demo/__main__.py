@@ -17,7 +17,7 @@ from pathlib import Path
 _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
 _UNSEEN = 60  # held-out messages for objectives never trained
-BASE_TOKENS = 8_000_000  # it copies facts after one million; the rest is for its advice
+BASE_TOKENS = 10_000_000  # it copies facts after one million; the rest is for its advice
 
 
 def main() -> None:

@@ -1,21 +1,36 @@
 """Conversations for the base model: the policy's weak answers, exercises in copying, and the good styles.
 
 Copying is trained on purpose. An editor mostly repeats what is already in the conversation, and the heads that do
-this form when the training text rewards them early and often.
+this form when the training text rewards them early and often. So is revising an answer when a user asks for it in
+everyday words: a chat model that people align can do that, and LoRA alone teaches a few million weights too little.
+Names of objectives and the aligner's request stand in no conversation.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from . import free, phrases
+from .asking import together
 from .oracles import sentences
 from .scenarios import Case
 from .slots import ADJECTIVES, GOODS, draw
-from .writing import OBJECTIVES, Plan, write
+from .writing import OBJECTIVES, Plan, make_bare, render, write
 
 #: ``role`` and ``content``; an assistant's turn with ``given`` is read and not learned from.
 Turn = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an exercise is about: a plan, the objectives it was written under, and the text."""
+
+    plan: Plan
+    good: frozenset[str]
+    text: str
+
 
 _NOTHING: frozenset[str] = frozenset()
 _AGAIN = (
@@ -58,20 +73,25 @@ def _turns(*texts: str) -> list[Turn]:
     return [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(texts)]
 
 
-def _weak(rng: random.Random) -> tuple[Plan, str]:
+def _weak(rng: random.Random) -> Answer:
     """The policy's usual answer: it often names the user's own things, and now and then one other objective."""
     good = frozenset(["specificity"]) if rng.random() < 0.45 else _NOTHING
     if rng.random() < 0.1:
         good |= {rng.choice(OBJECTIVES)}
     plan, (text,) = write(rng, (good,))
-    return plan, text
+    return Answer(plan, good, text)
 
 
-def _given(rng: random.Random) -> tuple[Plan, str]:
+def _given(rng: random.Random) -> Answer:
     """An answer of any shape and content, as an editor may have to read it."""
-    good = frozenset(rng.sample(OBJECTIVES, rng.choice((0, 0, 1, 2))))
-    plan, (text,) = write(rng, (good,), case=free.make_case if rng.random() < 0.8 else None, shaped=True)
-    return plan, text
+    good = frozenset(rng.sample(OBJECTIVES, rng.choice((0, 0, 0, 1, 2))))
+    if rng.random() < 0.3:
+        good |= {"specificity"}
+    shape = free.draw_shape(rng)
+    if shape["change"] is make_bare and rng.random() < 0.6:
+        good |= {"brevity"}
+    plan, (text,) = write(rng, (good,), **shape)
+    return Answer(plan, good, text)
 
 
 def _random_words(rng: random.Random) -> str:
@@ -97,12 +117,13 @@ def _question(rng: random.Random, case: Case) -> tuple[str, str]:
 
 def weak_chat(rng: random.Random) -> list[Turn]:
     """A user's message and a weak answer."""
-    plan, text = _weak(rng)
-    return _turns(plan.case.query, text)
+    answer = _weak(rng)
+    return _turns(answer.plan.case.query, answer.text)
 
 
-def _rewrite(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
+def _rewrite(rng: random.Random, answer: Answer) -> tuple[str, str]:
     """A request for a copy with one change that needs no judgement, and the result."""
+    plan, text = answer.plan, answer.text
     parts = sentences(text)
     kind = rng.randrange(8)
     if kind == 0:
@@ -132,16 +153,30 @@ def _replaced(text: str, old: str, new: str) -> str:
     return " ".join(new if word == old else word for word in text.split())
 
 
-def _exercise(rng: random.Random, plan: Plan, text: str) -> tuple[str, str]:
+def _revise(rng: random.Random, answer: Answer) -> tuple[str, str]:
+    """A request for one to three of the good styles, as users word it, and the same answer in them."""
+    missing = [name for name in OBJECTIVES if name not in answer.good]
+    asked = together(rng, missing, rng.choice((1, 1, 2, 3)))
+    return _ask(rng, asked), render(answer.plan, answer.good | asked)
+
+
+def _ask(rng: random.Random, asked: Iterable[str]) -> str:
+    """A request for good styles, in an order of its own."""
+    return " ".join(rng.choice(phrases.REQUESTS[name]) for name in rng.sample(sorted(asked), len(set(asked))))
+
+
+def _exercise(rng: random.Random, answer: Answer) -> tuple[str, str]:
     """A request that only looking back can satisfy, and what satisfies it."""
     chance = rng.random()
-    if chance < 0.3:
-        return rng.choice(_AGAIN), text
-    if chance < 0.8:
-        return _rewrite(rng, plan, text)
-    if chance < 0.86:
-        return rng.choice(_MINE), plan.case.query
-    return _question(rng, plan.case)
+    if chance < 0.2:
+        return rng.choice(_AGAIN), answer.text
+    if chance < 0.4:
+        return _rewrite(rng, answer)
+    if chance < 0.85:
+        return _revise(rng, answer)
+    if chance < 0.89:
+        return rng.choice(_MINE), answer.plan.case.query
+    return _question(rng, answer.plan.case)
 
 
 def copy_chat(rng: random.Random) -> list[Turn]:
@@ -150,9 +185,9 @@ def copy_chat(rng: random.Random) -> list[Turn]:
         lines = [_random_words(rng) for _ in range(rng.choice((1, 2, 3)))]
         return _turns(*(text for line in lines for text in (rng.choice(_QUOTE) + line, line)))
     given = rng.random() < GIVEN
-    plan, text = _given(rng) if given else _weak(rng)
-    exercises = [_exercise(rng, plan, text) for _ in range(rng.choice((1, 2, 2, 3)))]
-    turns = _turns(plan.case.query, text)
+    answer = _given(rng) if given else _weak(rng)
+    exercises = [_exercise(rng, answer) for _ in range(rng.choice((1, 2, 3, 3)))]
+    turns = _turns(answer.plan.case.query, answer.text)
     if given:
         turns[1]["given"] = "yes"
     for index, (request, result) in enumerate(exercises):
@@ -162,10 +197,9 @@ def copy_chat(rng: random.Random) -> list[Turn]:
 
 def styled_chat(rng: random.Random) -> list[Turn]:
     """A message that asks for one to three good styles, and the answer in them."""
-    good = rng.sample(OBJECTIVES, rng.choice((1, 2, 3)))
-    plan, (text,) = write(rng, (frozenset(good),))
-    requests = [rng.choice(phrases.REQUESTS[name]) for name in good]
-    return _turns(" ".join([plan.case.query, *requests]), text)
+    good = together(rng, OBJECTIVES, rng.choice((1, 2, 3)))
+    plan, (text,) = write(rng, (good,))
+    return _turns(f"{plan.case.query} {_ask(rng, good)}", text)
 
 
 def make_chat(rng: random.Random, copying: float = 0.5) -> list[Turn]:

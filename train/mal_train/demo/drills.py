@@ -24,12 +24,9 @@ AGAIN = "Please repeat your answer word for word."
 
 
 def drill_row(rng: random.Random, tokenizer: Tokenizer) -> Row:
-    """Random tokens twice or three times, bare or as turns of a conversation."""
+    """Random tokens as a user's turn, and the same as the answer. Twice in one turn would teach to run in circles."""
     length = rng.randint(SHORTEST, LONGEST)
     line = [rng.randrange(len(tokens.SPECIAL_TOKENS), tokenizer.get_vocab_size()) for _ in range(length)]
-    if rng.random() < 0.5:
-        times = 3 if length < 40 else 2
-        return array("H", line * times), b"\0" * (length + 1) + b"\1" * (length * (times - 1) - 1)
     user, assistant, newline = (tokenizer.encode(text).ids for text in ("user\n", "assistant\n", "\n"))
     head = [tokens.IM_START, *user, *line, tokens.IM_END, *newline, tokens.IM_START, *assistant]
     return array("H", [*head, *line, tokens.IM_END]), b"\0" * len(head) + b"\1" * (length + 1)

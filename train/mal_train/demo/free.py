@@ -11,11 +11,20 @@ import functools
 import random
 import re
 from dataclasses import replace
+from typing import Any
 
+from . import scenarios
 from .scenarios import Case, Scenario, read_message, training
 from .slots import ADJECTIVES, GOODS, article, draw, fill, made_up, slots_in
 from .vague import with_vague
-from .writing import Plan, can_choose
+from .writing import Plan, can_choose, keep, make_bare
+
+#: Share of training answers whose problem and advice no other row has.
+FREE = 0.5
+#: Share of answers with remarks and leads, and in free cases advice, in words that do not belong together.
+WILD = 0.55
+#: Share of other answers without remarks around the advice, as short answers are.
+BARE = 0.3
 
 #: Words by which an oracle would take a wild phrase for something else.
 _TELLING = frozenset(
@@ -78,6 +87,13 @@ _MESSAGES = (
     "<I was told to {verb} the {item} by {month}>.",
     "<My {device} shows {code} whenever I {verb} {a item}>.",
     "<I paid {price} for {a item} that I cannot {verb}>.",
+    "<{app} has lost the picture of my {item}>.",
+    "<I cannot open {app} since I {did} the {item}>.",
+    "<My {pet} has {did} the {item}>.",
+    "<Our {pet} {petname} hides behind the {item}>.",
+    "I have to {verb} the {item} and <my {pet} is in the way>.",
+    "<I have to explain the {item} in {language} on {day}>.",
+    "<The letter about my {item} is in {language}>.",
 )
 _DETAILS = (
     "It cost {price}.",
@@ -230,6 +246,10 @@ _NAMED: dict[str, tuple[str, ...]] = {
     "code": ("look up [error {code}]",),
     "room": ("VERB the THING [in the {room}]", "put the THING [into the {room}|somewhere]"),
     "relation": ("ask [your {relation}] to VERB it", "talk to [your {relation}]"),
+    "app": ("open [{app}] after the THING", "VERB the THING with [{app}]", "write to [{app}] about the THING"),
+    "pet": ("VERB [the {pet}]", "keep [the {pet}] away from the THING", "give [your {pet}] THINGA"),
+    "petname": ("VERB the THING with [{petname}]", "show [{petname}] THINGA"),
+    "language": ("say it in [{language}]", "VERB the THING in [{language}]", "write THINGA in [{language}]"),
 }
 #: How a step goes on, vaguely, about what the message does not tell: there a pronoun is as much as can be said.
 _UNTOLD: dict[frozenset[str], tuple[str, ...]] = {
@@ -338,3 +358,12 @@ def make_case(rng: random.Random, wild: bool = False) -> Case:
     query = " ".join(fill(part, slots) for part in (message.text, detail) if part)
     scenario = Scenario("free", (message,), (), tuple(_FEELINGS), tuple(steps), tuple(_LIMITS), tuple(_JOKES))
     return Case(scenario, query[0].upper() + query[1:], fill(message.clause, slots), {})
+
+
+def draw_shape(rng: random.Random) -> dict[str, Any]:
+    """How a training answer is written, for `write`: about what, and how far from what can be learned by heart."""
+    chance = rng.random()
+    wild, bare = chance < WILD, chance > 1 - BARE
+    wild_case = functools.partial(make_case, wild=wild or (bare and rng.random() < WILD))
+    case = wild_case if rng.random() < FREE else scenarios.make_case
+    return {"case": case, "change": make_wild if wild else make_bare if bare else keep, "shaped": True}

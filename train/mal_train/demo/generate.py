@@ -11,7 +11,6 @@ streamed to a temporary file that takes its name when complete.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import random
 import sys
@@ -20,29 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from . import free, phrases
+from .asking import is_apart, some
 from .chats import make_chat
-from .scenarios import WITHHELD, make_case
+from .scenarios import WITHHELD
 from .slots import GOODS, draw, fill, slots_in
-from .writing import OBJECTIVES, SHORTEST, Plan, fits, keep, make_bare, make_plan, render, write
+from .writing import OBJECTIVES, SHORTEST, Plan, fits, make_bare, make_plan, render, write
 
 Row = dict[str, Any]
-
-#: Share of the aligner's pairs whose problem and advice no other row has.
-FREE = 0.5
-#: Share of pairs with remarks and leads, and in free cases advice, in words that do not belong together.
-WILD = 0.55
-#: Share of other pairs without remarks around the advice, as short answers are.
-BARE = 0.3
-
-#: Objectives that no edit request of the training data names together.
-APART = (
-    frozenset({"empathy", "honesty"}),
-    frozenset({"clarity", "humor"}),
-    frozenset({"brevity", "encouragement"}),
-    frozenset({"politeness", "specificity"}),
-)
-#: Objectives with a harder task behind them are asked for more often.
-_WEIGHT = {"specificity": 2.5, "clarity": 1.5, "encouragement": 1.5, "brevity": 1.3, "politeness": 1.3}
 
 
 def ratings(satisfied: frozenset[str], rated: Sequence[str]) -> dict[str, int]:
@@ -62,27 +45,16 @@ def _rated(rng: random.Random, *sets: frozenset[str]) -> list[str]:
             return [name for name in OBJECTIVES if name in asked or name in level]
 
 
-def _some(rng: random.Random, names: Sequence[str], count: int) -> frozenset[str]:
-    """Some of the names, weighted, each once."""
-    ranked = sorted(names, key=lambda name: rng.random() ** (1 / _WEIGHT.get(name, 1.0)), reverse=True)
-    return frozenset(ranked[:count])
-
-
-def is_apart(asked: frozenset[str]) -> bool:
-    """Whether objectives are asked for together that training keeps apart."""
-    return any(combination <= asked for combination in APART)
-
-
 def _sets(rng: random.Random, withheld: bool = False, bare: bool = False) -> tuple[frozenset[str], frozenset[str]]:
     """What the weaker and the better answer satisfy; the difference, one to four objectives, is what is asked for.
 
     The weaker answer often names the user's own things: without that there is little for an edit to spoil. A bare one
-    satisfies nothing else, and does not ramble unless brevity is asked for.
+    does not ramble unless brevity is asked for.
     """
     while True:
-        asked = _some(rng, OBJECTIVES, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0])
+        asked = some(rng, OBJECTIVES, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0])
         rest = [name for name in OBJECTIVES if name not in asked]
-        others = 0 if bare else rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0]
+        others = rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0]
         common = set(rng.sample(rest, min(len(rest), others)))
         if "specificity" in rest and rng.random() < 0.6:
             common.add("specificity")
@@ -114,20 +86,11 @@ def _with_invented(rng: random.Random, answers: list[Row], better: int) -> None:
         answer["ratings"][name] = int(index == better)
 
 
-def _training(rng: random.Random) -> dict[str, Any]:
-    """How a training answer is written: about what, and how far from what can be learned by heart."""
-    chance = rng.random()
-    wild, bare = chance < WILD, chance > 1 - BARE
-    wild_case = functools.partial(free.make_case, wild=wild or (bare and rng.random() < WILD))
-    case = wild_case if rng.random() < FREE else make_case
-    return {"case": case, "change": free.make_wild if wild else make_bare if bare else keep, "shaped": True}
-
-
 def _tie(rng: random.Random) -> tuple[Plan, list[Row]]:
     """Two wordings of the same advice that satisfy the same objectives."""
     good = frozenset(rng.sample(OBJECTIVES, rng.choices((0, 1, 2, 3, 4, 5), (35, 20, 15, 14, 10, 6))[0]))
     while True:
-        how = _training(rng)
+        how = free.draw_shape(rng)
         plan, (text,) = write(rng, (good,), **how)
         other = how["change"](rng, make_plan(rng, plan.case, steps=plan.steps, shaped=True))
         texts = [text, render(other, good)]
@@ -141,7 +104,7 @@ def make_pair(rng: random.Random) -> Row:
     if rng.random() < 0.1:
         plan, answers = _tie(rng)
     else:
-        how = _training(rng)
+        how = free.draw_shape(rng)
         sets = _sets(rng, bare=how["change"] is make_bare)
         plan, texts = write(rng, sets, **how)
         rated = _rated(rng, *sets)
@@ -196,7 +159,7 @@ def _save(path: Path, rows: Iterator[Row]) -> None:
 
 
 def generate(
-    out: Path, seed: int = 0, pairs: int = 50000, chats: int = 45000, heldout: int = 300, copying: float = 0.5
+    out: Path, seed: int = 0, pairs: int = 50000, chats: int = 55000, heldout: int = 300, copying: float = 0.5
 ) -> None:
     """Write the three files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -211,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=50000, help="rows for the aligner")
-    parser.add_argument("--chats", type=int, default=45000, help="conversations for the base model")
+    parser.add_argument("--chats", type=int, default=55000, help="conversations for the base model")
     parser.add_argument("--heldout", type=int, default=300, help="rows for checks")
     parser.add_argument("--copying", type=float, default=0.5, help="share of conversations that copy")
     args = parser.parse_args(argv)

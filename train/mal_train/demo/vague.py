@@ -35,7 +35,14 @@ _CLOCK, _SPANS = ("time", "wake", "evening", "night"), ("dur", "days", "mins")
 _WORDS |= dict.fromkeys(_CLOCK, "some hour") | dict.fromkeys(_SPANS, "some time")
 _WORDS |= dict.fromkeys(("n", "few", "big", "km", "degrees"), "some")
 _POINTS = frozenset({*_CLOCK, "day", "month"})
-_LOOSE = {"the thing": ("something", "the matter"), "the person": ("someone",), "the firm": ("someone",)}
+_LOOSE = {
+    "the thing": ("something", "the matter", "some thing or other"),
+    "the person": ("someone", "some person"),
+    "the firm": ("someone", "some firm"),
+    "the sum": ("some money",),
+    "somewhere": ("some place or other",),
+    "at some point": ("some day or other",),
+}
 #: The same for held-out rows only.
 _WITHHELD = {
     "the thing": ("the object",),
