@@ -60,11 +60,13 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage did: its curves, and how long it took over how many tokens."""
+    """What a stage did: its curves, and what it took over how many tokens."""
 
     name: str
     steps: int
     tokens: int
+    edits: int  # read, each as often as it was
+    memory: int  # bytes at the peak, as `lora.memory` counts them
     seconds: float
     evaluating: float  # seconds of them that went into evaluations
     loss: Curve
@@ -76,6 +78,11 @@ class StageResult:
     def speed(self) -> float:
         """Tokens per second of training."""
         return self.tokens / max(1e-9, self.seconds - self.evaluating)
+
+    @property
+    def edits_per_second(self) -> float:
+        """Edits per second of training."""
+        return self.edits / max(1e-9, self.seconds - self.evaluating)
 
     @property
     def best(self) -> int | None:
@@ -348,6 +355,8 @@ def _result(work: Work, state: Any, watch: Watch) -> StageResult:
         work.name,
         state.global_step,
         watch.tokens[state.global_step],
+        watch.edits[state.global_step],
+        watch.memory,
         watch.elapsed(),
         watch.evaluating,
         curve("loss"),

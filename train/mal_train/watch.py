@@ -22,9 +22,12 @@ class Watch:
         self.name, self.training, self.progress = name, training, progress
         self.steps = len(order) // per_step
         self.limit = minutes * 60
-        self.tokens = [0]  # read after each step, by all processes together
+        self.tokens, self.edits = [0], [0]  # read after each step, by all processes together
         for i in range(self.steps):
-            self.tokens.append(self.tokens[-1] + sum(order.tokens[i * per_step : (i + 1) * per_step]))
+            batches = slice(i * per_step, (i + 1) * per_step)
+            self.tokens.append(self.tokens[-1] + sum(order.tokens[batches]))
+            self.edits.append(self.edits[-1] + sum(map(len, order.batches[batches])))
+        self.memory = 0  # bytes, the most seen so far
         self.now = 0.0  # seconds since the stage began, as agreed at the last tick
         self.evaluating = 0.0  # seconds of them that went into evaluations
         self.over = self.checkpoint_due = self.evaluation_due = False
@@ -78,7 +81,8 @@ class Watch:
         left = (self.tokens[-1] - self.tokens[step]) / max(1e-9, speed)
         if self.limit:
             left = min(left, self.limit - self.elapsed())
-        self.progress.step(Step(self.name, step, self.steps, loss, speed, left, memory()))
+        self.memory = max(self.memory, now := memory())
+        self.progress.step(Step(self.name, step, self.steps, loss, speed, left, now))
 
     def _done(self, step: int) -> float:
         """How far the stage is, 0 to 1: by its plan or, with a time limit, by the clock if that is further."""
