@@ -4,7 +4,7 @@
 
 Each aligner edits weak answers of four origins: the policy's own, those of the generator in the policy's style (other
 wordings than it saw), those of a second policy of another style, and some written by hand (handwritten.jsonl). Beside
-the aligners stand baselines that train nothing. Deterministic oracles (train/mal_train/demo/oracles.py) decide; they
+the aligners stand baselines without an aligner. Deterministic oracles (train/mal_train/demo/oracles.py) decide; they
 know the phrases of the demonstration domain and say nothing of any other. Prints Markdown tables with 95 % intervals
 (Wilson's, widened where outcomes on one message go together), how far the others are from the first aligner on the
 same messages, and, as its last line, one JSON document of (right, all).
@@ -13,17 +13,20 @@ same messages, and, as its last line, one JSON document of (right, all).
 import argparse
 import json
 import math
+import random
 from collections import defaultdict
 from pathlib import Path
 
 from mal_train.demo.asking import is_apart
 from mal_train.demo.oracles import before_run_on, facts, keeps, loops, remarks, satisfies
+from mal_train.demo.phrases import REQUESTS
 from mal_train.demo.slots import PRODUCTS
 from mal_train.demo.writing import EXTRA_OBJECTIVES
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
+from metaaligner_lite.prompts import Message
 
 HAND = Path(__file__).with_name("handwritten.jsonl")
-BASELINES = ("unaligned", "cut at the first run-on", "policy asked to edit")
+BASELINES = ("unaligned", "cut at the first run-on", "policy asked to edit", "policy asked in everyday words")
 ORIGINS = ("the policy's own", "its style, reworded", "another style", "written by hand")
 #: Objectives that no training row names, once as the catalogue words them, once saying what to write in the frames
 #: ("say that", "end with", "begin with") in which training says it of other sentences.
@@ -42,16 +45,17 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, default=DEMO_POLICY)
     parser.add_argument("--aligner", type=Path, action="append", help="again for each aligner to compare")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="activated, over the policy")
-    parser.add_argument("--baselines", action="store_true", help="truncating, and the policy asked to edit, too")
+    parser.add_argument("--baselines", action="store_true", help="truncating, and the policy asked, too")
     parser.add_argument("--unseen", type=int, default=0, help="objectives never trained, on so many rows")
     parser.add_argument("--show", type=int, default=0, help="print so many corrections")
     options = parser.parse_args()
     cases = read_cases(options.rows, options.most, options.policy)
-    unaligned, cut, asked = BASELINES
+    unaligned, cut, asked, everyday = BASELINES
     tables = {unaligned: tally(cases, lambda _, query, weak, wanted: weak)}
     if options.baselines:
         tables[cut] = tally(cases, lambda _, query, weak, wanted: before_run_on(weak))
         tables[asked] = edited(cases, options.policy, None, options)
+        tables[everyday] = revised(cases, options.policy)
     for path in options.aligner or [DEMO_ALIGNER]:
         tables[path.stem] = edited(cases, path, None, options)
     for path in options.adapter:
@@ -103,6 +107,19 @@ def edited(cases, path, adapter, options):
                     table[f"unseen {name}, {kind}, before"].append((query, before))
                     table[f"unseen {name}, {kind}"].append((query, satisfies(name, query, after)))
     return table
+
+
+def revised(cases, path):
+    """The tally of the policy itself, asked to revise as its training conversations ask ("Please be brief.")."""
+    rng = random.Random(0)
+    with open_engine(path) as engine:
+        talker = GgufPolicy(engine)
+
+        def edit(origin, query, weak, wanted):
+            request = " ".join(rng.choice(REQUESTS[name]) for name in wanted)
+            return talker.answer(request, history=[Message("user", query), Message("assistant", weak)]).text
+
+        return tally(cases, edit)
 
 
 def tally(cases, edit):

@@ -6,12 +6,12 @@
 DATA is a folder with `preference/hh-rlhf-harmless-base-test.jsonl.gz` (pairs of dialogues) and
 `policy_outputs/*/*.csv` (query, goldens, generated_text). Two aligner sets are built by `mal data build` with the
 deterministic scorers: the HH-RLHF pairs, and the policies' answers against the goldens. On each the three steps train
-for some hundred optimizer steps. Without --base a Llama of random weights is made, with a byte-level BPE of 4,096
-tokens learnt from the same texts: 4.6 million of them, or with --shape tinyllama the 1.1 billion of TinyLlama. Its loss
-shows that training works, not what an aligner can do. The last line on stdout is one JSON document.
+for some hundred optimizer steps. Without --base a Llama of random weights is made, 4.6 million of them or with
+--shape tinyllama 1.1 billion, with a byte-level BPE of 4,096 tokens learnt from the same texts: its loss shows that
+training works, not what an aligner can do. The last line on stdout is one JSON document.
 
-The paper's recipe on a GPU, LoRA, QLoRA and activated LoRA (the paper's own: about 10,000 edits per A100-hour, all
-weights):
+The paper's recipe on a GPU, as LoRA, QLoRA and activated LoRA. (The paper trains all weights: 120.48 A100-hours for
+two epochs of its 614,178 edits, appendix G, about 10,000 an hour.)
 
     for more in "" "--set lora.quantize=nf4" "--kind activated"; do
         python bench/real_training.py DATA --only answers --shape tinyllama --recipe tinyllama-1.1b --minutes 5 $more
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 SCORERS = "length,readability,repetition,specificity,politeness"
-#: Rate and rank for a small random base: its head is frozen noise, and only a large adapter moves it.
+#: For a small random base: its head is frozen noise, and only a large adapter at a high rate moves it.
 SETTINGS = (
     "data.max_length=2048",
     "data.validation=0.05",
@@ -146,7 +146,7 @@ def random_base(rows: Path, folder: Path, shape: Shape) -> Path:
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=shape.tied,
-        initializer_range=0.1 if shape.tied else 0.02,  # the head is frozen: with 0.02 no loss could be learnt away
+        initializer_range=0.1 if shape.tied else 0.02,  # a tied head of width 256 is frozen: 0.02 would leave the loss
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
@@ -216,7 +216,7 @@ def show(result: dict[str, Any]) -> None:
             f"{metrics[f'{name}/steps']:,.0f}",
             f"{metrics[f'{name}/tokens/s']:,.0f}",
             f"{3600 * metrics[f'{name}/edits/s']:,.0f}",
-            f"{metrics['peak GiB']:.1f}",
+            f"{metrics['peak_memory_gib']:.1f}",
             f"{first:.2f} to {last:.2f}",
         ]
         held_out = f"{name}/held_out_loss" in metrics

@@ -350,6 +350,24 @@ def test_revised_answers_do_what_the_user_asks_for() -> None:
     assert revised > 100
 
 
+def test_requests_that_must_stay_apart_end_with_fewer_names() -> None:
+    names = ("empathy", "honesty", "clarity", "humor")  # any three of them hold two that are kept apart
+    asked = asking.together(random.Random(1), names, 3)
+    assert len(asked) == 2 and not asking.is_apart(asked)
+
+
+def test_advice_repeated_alone_names_what_the_answer_named() -> None:
+    rng, repeated = random.Random(24), 0
+    for turns in (chats.copy_chat(rng) for _ in range(500)):
+        for asked, given in zip(turns[2::2], turns[3::2], strict=True):
+            if "only your advice" in asked["content"]:
+                named = facts(turns[1]["content"])
+                assert facts(given["content"]) <= named | {"I"}, turns
+                assert bool(VAGUE.search(given["content"])) <= bool(VAGUE.search(turns[1]["content"])), turns
+                repeated += 1
+    assert repeated > 20
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     rng = random.Random(18)

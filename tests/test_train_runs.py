@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -269,6 +270,15 @@ def test_the_last_step_is_told_however_rarely_the_loss_is_read(base, data, tmp_p
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
+def test_a_stage_done_before_edits_were_counted_still_counts(tmp_path):
+    done = stage.StageResult("equal", 1, 10, 4, 100, 1.0, 0.0, *[stage.Curve((1,), (0.5,))] * 4)
+    raw = {key: value for key, value in dataclasses.asdict(done).items() if key not in ("edits", "memory")}
+    (tmp_path / "done.json").write_text(json.dumps(raw))
+    read = stage._read_result(tmp_path)
+    assert read is not None and read.loss == done.loss and "equal/edits/s" not in _metrics([read])
+    assert _metrics([done])["equal/edits/s"] == 4
+
+
 def test_metrics_that_were_not_measured_are_left_out():
     empty = stage.StageResult("equal", 1, 10, 1, 0, 1.0, 0.0, *[stage.Curve()] * 4)
     assert "equal/loss" not in _metrics([empty]) and _metrics([empty])["equal/steps"] == 1
@@ -450,7 +460,7 @@ def test_a_run_tells_where_it_stands(base, data, tmp_path):
     heard = Hears()
     recipe = recipes.load(None, SMOKE | {"data.validation": 0.2})
     metrics = train(base, data, tmp_path / "out", recipe, progress=heard).metrics
-    assert metrics["contrastive/edits/s"] > 0.1 and metrics["peak GiB"] > 0.1
+    assert metrics["contrastive/edits/s"] > 0.1 and metrics["peak_memory_gib"] > 0.1
     told = "\n".join(heard.said)
     assert re.search(r"contrastive 3/3  loss \d\.\d{3}  [\d,]+ tokens/s  0:00 left  \d\.\d GiB", told)
     assert "rows used" in told and "held-out edits used" in told and "merging the adapter" in told
@@ -489,5 +499,5 @@ def test_two_processes_train_the_same_adapter(base, data, tmp_path):
     assert all((one[name] - two[name]).abs().max() < 1e-4 for name in one)
     assert told["one"]["accounts"] == told["two"]["accounts"] and told["two"]["accounts"][0]["refused"]
     one, two = told["one"]["metrics"], told["two"]["metrics"]
-    for name in (name for name in one if not re.search("seconds|/s$|GiB", name)):
+    for name in (name for name in one if not re.search("seconds|/s$|memory", name)):
         assert one[name] == pytest.approx(two[name], abs=2e-4), name

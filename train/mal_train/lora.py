@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -156,6 +157,20 @@ def memory() -> int:
     import torch
 
     return torch.cuda.max_memory_allocated() if cuda() else int(psutil.Process().memory_info().rss)
+
+
+def peak_memory() -> int:
+    """The most bytes that were in use so far: of the accelerator if there is one, else of this process."""
+    import psutil
+    import torch
+
+    if cuda():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _four_bits(dtype: torch.dtype) -> Any:

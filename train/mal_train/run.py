@@ -219,7 +219,7 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
         metrics |= {
             f"{result.name}/steps": float(result.steps),
             f"{result.name}/tokens/s": round(result.speed, 1),
-            f"{result.name}/edits/s": round(result.edits_per_second, 3),
+            f"{result.name}/edits/s": round(result.edits_per_second, 3) if result.edits else math.nan,
             f"{result.name}/first_loss": round(result.loss.first_tenth, 4),
             f"{result.name}/loss": round(result.loss.last_tenth, 4),
             f"{result.name}/accuracy": round(result.accuracy.last_tenth, 4),
@@ -230,7 +230,7 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
     seconds, tokens = sum(r.seconds for r in results), sum(r.tokens for r in results)
     speed = tokens / sum(r.tokens / r.speed for r in results)
     metrics |= {"seconds": round(seconds, 1), "tokens": float(tokens), "tokens/s": round(speed, 1)}
-    metrics["peak GiB"] = round(max(r.memory for r in results) / 2**30, 2)
+    metrics["peak_memory_gib"] = round(max(r.memory for r in results) / 2**30, 2)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

@@ -18,7 +18,7 @@ from . import distributed
 from .collate import Plan, collate
 from .encode import IGNORED, Encoded
 from .files import write_whole
-from .lora import cuda
+from .lora import cuda, peak_memory
 from .progress import Progress
 from .recipe import Recipe, Stage
 from .watch import Watch
@@ -66,7 +66,7 @@ class StageResult:
     steps: int
     tokens: int
     edits: int  # read, each as often as it was
-    memory: int  # bytes at the peak, as `lora.memory` counts them
+    memory: int  # bytes, the most so far: of the accelerator if there is one, else of the first process
     seconds: float
     evaluating: float  # seconds of them that went into evaluations
     loss: Curve
@@ -356,7 +356,7 @@ def _result(work: Work, state: Any, watch: Watch) -> StageResult:
         state.global_step,
         watch.tokens[state.global_step],
         watch.edits[state.global_step],
-        watch.memory,
+        peak_memory(),
         watch.elapsed(),
         watch.evaluating,
         curve("loss"),
@@ -375,7 +375,7 @@ def _read_result(folder: Path) -> StageResult | None:
         key: Curve(tuple(raw[key]["steps"]), tuple(raw[key]["values"]))
         for key in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
     }
-    return StageResult(**(raw | curves))
+    return StageResult(**({"edits": 0, "memory": 0} | raw | curves))  # of a run begun before these were counted
 
 
 def _save(model: Any, path: Path) -> None:

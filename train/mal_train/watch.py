@@ -27,7 +27,6 @@ class Watch:
             batches = slice(i * per_step, (i + 1) * per_step)
             self.tokens.append(self.tokens[-1] + sum(order.tokens[batches]))
             self.edits.append(self.edits[-1] + sum(map(len, order.batches[batches])))
-        self.memory = 0  # bytes, the most seen so far
         self.now = 0.0  # seconds since the stage began, as agreed at the last tick
         self.evaluating = 0.0  # seconds of them that went into evaluations
         self.over = self.checkpoint_due = self.evaluation_due = False
@@ -81,8 +80,7 @@ class Watch:
         left = (self.tokens[-1] - self.tokens[step]) / max(1e-9, speed)
         if self.limit:
             left = min(left, self.limit - self.elapsed())
-        self.memory = max(self.memory, now := memory())
-        self.progress.step(Step(self.name, step, self.steps, loss, speed, left, now))
+        self.progress.step(Step(self.name, step, self.steps, loss, speed, left, memory()))
 
     def _done(self, step: int) -> float:
         """How far the stage is, 0 to 1: by its plan or, with a time limit, by the clock if that is further."""

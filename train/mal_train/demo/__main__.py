@@ -4,7 +4,7 @@
 
 Every step is one of this project's own commands, run as a process and printed, so that each can be rerun alone.
 A step whose result is there already is skipped; delete its folder to redo it. Budgets are counted in tokens and edits,
-not in minutes. On two CPU cores the base took 32 minutes, the aligner 16, the adapter 23; --compare adds 16 more.
+not in minutes. On two CPU cores the base took 35 minutes, the aligner 16, the adapter 23; --compare adds 16 more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
+_TYPE = "q6_k"  # of the aligner: Q4_K_M costs it some three facts in a hundred (bench/LOG.md, sixth round)
 _UNSEEN = 60  # held-out messages for objectives never trained
 BASE_TOKENS = 10_000_000  # it copies facts after one million; the rest is for its advice
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pair"))
     parser.add_argument("--recipe", type=Path, default=Path("train/recipes/demo-aligner.toml"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compare", action="store_true", help="also unquantized, in a single step, and the baselines")
+    parser.add_argument("--compare", action="store_true", help="also other types, a single step, and baselines")
     options = parser.parse_args()
     out: Path = options.out
     data, base, policy = out / "data", out / "base", out / "policy.gguf"
@@ -41,26 +42,30 @@ def main() -> None:
     # 3) MetaAligner's training by LoRA: merged into an aligner of its own, and as an adapter over the policy.
     recipe = ("--recipe", options.recipe, "--set", f"seed={options.seed}")
     train = (*_MAL, "train-lora", "--base", base, "--data", rows, *recipe)
-    aligner, adapter = out / "aligner.gguf", out / "adapter.gguf"
+    aligner, adapter = out / f"aligner-{_TYPE}.gguf", out / "adapter.gguf"
     _step(out / "aligner", *train, "--out", out / "aligner")
-    _step(aligner, *_MAL, "convert", out / "aligner" / "merged", "--q4_k_m", "--out", aligner)
+    _step(aligner, *_MAL, "convert", out / "aligner" / "merged", f"--{_TYPE}", "--out", aligner)
     _step(out / "activated", *train, "--out", out / "activated", "--kind", "activated")
     folder = ("convert", out / "activated" / "adapter", "--adapter-only", "--base", base, "--f16")
     _step(adapter, *_MAL, *folder, "--out", adapter)
-    # 4) For comparison: unquantized, and trained in a single step.
+    # 4) For comparison: in other types, and trained in a single step.
     contestants: list[object] = ["--aligner", aligner]
     if options.compare:
-        whole, single = out / "aligner-f16.gguf", out / "single-step.gguf"
-        _step(whole, *_MAL, "convert", out / "aligner" / "merged", "--f16", "--out", whole)
+        types = {kind: out / f"aligner-{kind}.gguf" for kind in ("q4_k_m", "f16")}
+        for kind, path in types.items():
+            _step(path, *_MAL, "convert", out / "aligner" / "merged", f"--{kind}", "--out", path)
+        single = out / f"single-step-{_TYPE}.gguf"
         only = ("--set", "stages.warmup.share=0", "--set", "stages.equal.share=0")
         _step(out / "single", *train, "--out", out / "single", *only)
-        _step(single, *_MAL, "convert", out / "single" / "merged", "--q4_k_m", "--out", single)
-        contestants += ["--aligner", whole, "--aligner", single, "--baselines", "--unseen", _UNSEEN]
+        _step(single, *_MAL, "convert", out / "single" / "merged", f"--{_TYPE}", "--out", single)
+        for path in (*types.values(), single):
+            contestants += ["--aligner", path]
+        contestants += ["--baselines", "--unseen", _UNSEEN]
     # 5) What they are worth, and what it looks like.
     heldout = ("bench/quality.py", data / "heldout.jsonl", "--policy", policy)
     _run(*heldout, *contestants, "--adapter", adapter)
     files = ("--policy", policy, "--aligner", aligner)
-    _run(*_MAL, "align", _EXAMPLE, "--objectives", "empathy,clarity", *files, "--show", "both")
+    _run(*_MAL, "align", _EXAMPLE, "--objectives", "clarity,honesty,brevity", *files, "--show", "both")
     print(f"To ship them: copy {policy}, {aligner} and {adapter} into metaaligner_lite/demo/")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import combinations
 
 #: Objectives that no request in the training data names together.
 APART = (
@@ -28,7 +29,9 @@ def some(rng: random.Random, names: Sequence[str], count: int) -> frozenset[str]
 
 
 def together(rng: random.Random, names: Sequence[str], count: int) -> frozenset[str]:
-    """Some of the names that training may ask for together."""
+    """Some of the names that training may ask for together; fewer if so many of them cannot be."""
+    while all(is_apart(frozenset(chosen)) for chosen in combinations(names, count)):
+        count -= 1
     while is_apart(asked := some(rng, names, count)):
         pass
     return asked

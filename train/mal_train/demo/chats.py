@@ -3,13 +3,12 @@
 Copying is trained on purpose. An editor mostly repeats what is already in the conversation, and the heads that do
 this form when the training text rewards them early and often. So is revising an answer when a user asks for it in
 everyday words: a chat model that people align can do that, and LoRA alone teaches a few million weights too little.
-Names of objectives and the aligner's request stand in no conversation.
+The aligner's request and the wordings of objectives in it stand in no conversation.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import free, phrases
@@ -140,7 +139,7 @@ def _rewrite(rng: random.Random, answer: Answer) -> tuple[str, str]:
         old, new = rng.choice(text.split()), _random_words(rng).split()[0]
         return f"Repeat your answer with {new} in place of {old}", _replaced(text, old, new)
     if kind == 5:
-        steps = plan.named if all(step in text for step in plan.named) else plan.vague
+        steps = plan.named if "specificity" in answer.good else plan.vague
         words = dict(zip("abc", steps, strict=False))
         return "Repeat only your advice, as First, Then, Finally.", phrases.CLEAR[len(steps)][0].format(**words)
     line = _random_words(rng).capitalize() + "."
@@ -160,9 +159,9 @@ def _revise(rng: random.Random, answer: Answer) -> tuple[str, str]:
     return _ask(rng, asked), render(answer.plan, answer.good | asked)
 
 
-def _ask(rng: random.Random, asked: Iterable[str]) -> str:
+def _ask(rng: random.Random, asked: frozenset[str]) -> str:
     """A request for good styles, in an order of its own."""
-    return " ".join(rng.choice(phrases.REQUESTS[name]) for name in rng.sample(sorted(asked), len(set(asked))))
+    return " ".join(rng.choice(phrases.REQUESTS[name]) for name in rng.sample(sorted(asked), len(asked)))
 
 
 def _exercise(rng: random.Random, answer: Answer) -> tuple[str, str]:
