@@ -14,7 +14,7 @@ endif
 .PHONY: demo test lint pair clean
 
 demo: $(VENV)/run.stamp  ## install what running needs, show an aligned answer of the embedded pair
-	$(BIN)/mal align "My parcel is a week late and nobody answers my emails." --objectives "empathy,clarity" --show both
+	$(BIN)/mal align "My parcel is a week late and nobody answers my emails." --objectives "clarity,honesty,brevity" --show both
 
 test: $(VENV)/dev.stamp lint  ## install what testing needs, run all tests, the slow ones too
 	$(BIN)/python -m pytest -m "" --durations=10

@@ -1,6 +1,7 @@
 """The embedded pair, as it ships."""
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,8 @@ from metaaligner_lite.describe import describe
 #: Floors on a few rows: facts kept and objectives satisfied, by the aligner and by the adapter over the policy.
 ALIGNER, ADAPTER = (0.9, 0.85), (0.85, 0.75)
 PARCEL = "My parcel is a week late and nobody answers my emails."
+EXAMPLE = "clarity,honesty,brevity"
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def test_size_and_manifest():
     assert sum(path.stat().st_size for path in files) <= 16_000_000
     assert DEMO_POLICY.stat().st_size + DEMO_ALIGNER.stat().st_size <= 12_000_000
     facts_of = {path.stem: describe(path, 1024) for path in files}
-    assert [facts_of[name]["quantization"] for name in ("policy", "aligner")] == ["Q4_K_M", "Q4_K_M"]
+    assert [facts_of[name]["quantization"] for name in ("policy", "aligner")] == ["Q4_K_M", "Q6_K"]
     for name, kind in (("aligner", "merged"), ("adapter", "activated")):
         manifest = facts_of[name]["manifest"]
         assert (manifest["role"], manifest["kind"], manifest["layout"]) == ("aligner", kind, "conversation")
@@ -45,12 +48,21 @@ def test_size_and_manifest():
 
 def test_the_readme_example_is_plainly_better(pair):
     policy, aligner = pair
-    correction = align(PARCEL, "empathy,clarity", policy=policy, aligner=aligner)
+    correction = align(PARCEL, EXAMPLE, policy=policy, aligner=aligner)
     assert correction.edit.finish == correction.draft.generation.finish == "end"
-    for objective in ("empathy", "clarity"):
+    for objective in EXAMPLE.split(","):
         assert not satisfies(objective, PARCEL, correction.draft.text)
         assert satisfies(objective, PARCEL, correction.text)
+    shown = " ".join(README.read_text(encoding="utf-8").split())
+    assert f'"{PARCEL}" --objectives "{EXAMPLE}"' in shown
+    assert correction.draft.text in shown and correction.text in shown
+
+
+def test_the_message_itself_can_be_retold(pair):
+    policy, aligner = pair
+    correction = align(PARCEL, "empathy,clarity", policy=policy, aligner=aligner)
     assert "your parcel is a week late and nobody answers your emails" in correction.text
+    assert all(satisfies(objective, PARCEL, correction.text) for objective in ("empathy", "clarity"))
 
 
 def held_out(aligner, count):
