@@ -45,7 +45,7 @@ SETTINGS = (
     "lora.alpha=128",
     "stages.warmup.lr=2e-3",
     "stages.equal.lr=2e-3",
-    "stages.contrastive.lr=1e-3",
+    "stages.contrastive.lr=2e-3",
     "stages.equal.share=0.3",
 )
 TEMPLATE = (
