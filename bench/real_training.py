@@ -1,20 +1,20 @@
 """Train on real preference data, and tell what became of every row, how fast it went and how the loss fell.
 
-    python bench/real_training.py DATA [--only pairs|answers] [--base FOLDER | --shape tinyllama] [--minutes 2]
+    python bench/real_training.py DATA [--only pairs|answers] [--base FOLDER | --shape 1.1b] [--minutes 2]
                                    [--kind merged|activated] [--recipe RECIPE] [--set KEY=VALUE] [--out FOLDER]
 
 DATA is a folder with `preference/hh-rlhf-harmless-base-test.jsonl.gz` (pairs of dialogues) and
 `policy_outputs/*/*.csv` (query, goldens, generated_text). Two aligner sets are built by `mal data build` with the
 deterministic scorers: the HH-RLHF pairs, and the policies' answers against the goldens. On each the three steps train
-for some hundred optimizer steps. Without --base a Llama of random weights is made, 4.6 million of them or with
---shape tinyllama 1.1 billion, with a byte-level BPE of 4,096 tokens learnt from the same texts: its loss shows that
-training works, not what an aligner can do. The last line on stdout is one JSON document.
+for some hundred optimizer steps. Without --base a Llama of random weights is made, 4.6 million of them or, with
+--shape 1.1b, as many as TinyLlama has, with a byte-level BPE of 4,096 tokens learnt from the same texts: its loss shows
+that training works, not what an aligner can do. The last line on stdout is one JSON document.
 
 The paper's recipe on a GPU, as LoRA, QLoRA and activated LoRA. (The paper trains all weights: 120.48 A100-hours for
 two epochs of its 614,178 edits, appendix G, about 10,000 an hour.)
 
     for more in "" "--set lora.quantize=nf4" "--kind activated"; do
-        python bench/real_training.py DATA --only answers --shape tinyllama --recipe tinyllama-1.1b --minutes 5 $more
+        python bench/real_training.py DATA --only answers --shape 1.1b --recipe tinyllama-1.1b --minutes 5 $more
     done
 """
 
@@ -32,8 +32,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shapes import SHAPES, Shape
+
 SCORERS = "length,readability,repetition,specificity,politeness"
-#: For a small random base: its head is frozen noise, and only a large adapter at a high rate moves it.
+SMALL = Shape(layers=6, width=256, heads=8, kv_heads=4, ffn=512, vocab=4096)
+#: For the small random base: its head is frozen noise, and only a large adapter at a high rate moves it.
 SETTINGS = (
     "data.max_length=2048",
     "data.validation=0.05",
@@ -101,27 +104,8 @@ def texts(rows: Path) -> Iterator[str]:
             yield from (answer["text"] for answer in row["answers"])
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The size of a random base; its vocabulary is never smaller than the tokenizer's."""
-
-    width: int
-    ffn: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocab: int
-    tied: bool
-
-
-SHAPES = {
-    "small": Shape(256, 512, 6, 8, 4, 4096, True),
-    "tinyllama": Shape(2048, 5632, 22, 32, 4, 32000, False),
-}
-
-
 def random_base(rows: Path, folder: Path, shape: Shape) -> Path:
-    """A Llama with random weights, and a tokenizer learnt from the rows."""
+    """A Llama with random weights, and a tokenizer learnt from the rows; the small one's embeddings are its head."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -144,9 +128,9 @@ def random_base(rows: Path, folder: Path, shape: Shape) -> Path:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=shape.tied,
-        initializer_range=0.1 if shape.tied else 0.02,  # a tied head of width 256 is frozen: 0.02 would leave the loss
+        max_position_embeddings=shape.n_ctx,
+        tie_word_embeddings=shape is SMALL,
+        initializer_range=0.1 if shape is SMALL else 0.02,  # at 0.02 a frozen head so small lets no loss be learnt away
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
@@ -158,7 +142,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", choices=("pairs", "answers"), help="one of the two sets")
     parser.add_argument("--base", type=Path)
-    parser.add_argument("--shape", default="small", choices=SHAPES, help="of the random base")
+    parser.add_argument("--shape", choices=SHAPES, help="of the random base, as in shapes.py; else a small one")
     parser.add_argument("--recipe", help="as of `mal train-lora`, instead of this script's settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, per set")
@@ -182,7 +166,7 @@ def main() -> None:
                 continue
             rows = out / f"{source.name}.jsonl"
             built = mal("data", "build", *source.files, *source.flags, "-o", rows, "--force")
-            base = options.base or random_base(rows, out / f"{source.name}-base", SHAPES[options.shape])
+            base = options.base or random_base(rows, out / f"{source.name}-base", SHAPES.get(options.shape, SMALL))
             run = trained(base, rows, out / f"{source.name}-{options.kind}", options)
             results.append({"set": source.name, "built": built, **run})
             show(results[-1])
@@ -210,13 +194,14 @@ def show(result: dict[str, Any]) -> None:
             f"{edits['shortened']:,}",
         ]
         head = [*head, f"{refused:,}"] if not i else [""] * 6
+        peak = "" if i else f"{metrics['peak_memory_gib']:.1f}"  # of the whole run
         first, last = metrics[f"{name}/first_loss"], metrics[f"{name}/loss"]
         cells = [
             name,
             f"{metrics[f'{name}/steps']:,.0f}",
             f"{metrics[f'{name}/tokens/s']:,.0f}",
             f"{3600 * metrics[f'{name}/edits/s']:,.0f}",
-            f"{metrics['peak_memory_gib']:.1f}",
+            peak,
             f"{first:.2f} to {last:.2f}",
         ]
         held_out = f"{name}/held_out_loss" in metrics

@@ -243,8 +243,8 @@ def test_drafts_never_change_the_embedded_pairs_texts():
     """200 prompts of the demo's generator, held out from its training.
 
     Batched kernels may round differently from those of one token. Where two tokens are that close a text may part:
-    then the gap of their logits, read anew, must be within rounding, and such texts must be few (12 of these rows
-    where this was written, and of the rows of bench/README.md).
+    then the gap of their logits, read anew, must be within rounding, and such texts must be few (13 of these rows
+    where this was written; bench/README.md tells of others).
     """
     rng = random.Random(17)
     rows = [make_heldout(rng) for _ in range(200)]

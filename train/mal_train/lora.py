@@ -161,12 +161,11 @@ def memory() -> int:
 
 def peak_memory() -> int:
     """The most bytes that were in use so far: of the accelerator if there is one, else of this process."""
-    import psutil
-    import torch
-
     if cuda():
-        return torch.cuda.max_memory_allocated()
+        return memory()
     if sys.platform == "win32":
+        import psutil
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 

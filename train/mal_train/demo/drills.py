@@ -24,7 +24,7 @@ AGAIN = "Please repeat your answer word for word."
 
 
 def drill_row(rng: random.Random, tokenizer: Tokenizer) -> Row:
-    """Random tokens as a user's turn, and the same as the answer. Twice in one turn would teach to run in circles."""
+    """Random tokens as a user's turn, and the same as the answer. Not twice in one turn: that might teach loops."""
     length = rng.randint(SHORTEST, LONGEST)
     line = [rng.randrange(len(tokens.SPECIAL_TOKENS), tokenizer.get_vocab_size()) for _ in range(length)]
     user, assistant, newline = (tokenizer.encode(text).ids for text in ("user\n", "assistant\n", "\n"))
