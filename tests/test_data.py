@@ -312,6 +312,21 @@ def test_parquet(tmp_path):
         list(read_records(tmp_path / "b.parquet"))
 
 
+def test_a_parquet_file_damaged_further_on_is_one_clear_error(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    records = [{"query": f"question {n}", "answer": "a"} for n in range(4000)]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=2000, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    middle = len(content) * 6 // 10
+    content[middle : middle + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    with pytest.raises(FileProblem, match=r"cannot be read after record \d+: .*damaged"):
+        list(read_records(path))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
@@ -588,6 +603,25 @@ def test_reference_hh_rlhf_keeps_the_marks_of_a_single_question(tmp_path):
     objective = [KNOWN["harmlessness"]]
     marked, bare = (edit_prompt("paper/hh-rlhf", query, "b", objective) for query in (rows[0].query, "q?"))
     assert marked == bare
+
+
+def test_no_model_is_asked_about_texts_that_cannot_be_used(tmp_path):
+    good = {"query": "q", "answers": [{"text": text, "ratings": {"humor": 1}} for text in "ab"]}
+    half = {**good, "query": "half \ud800"}  # no file can hold it, and hashing it would fail
+    source = write(tmp_path / "s.jsonl", [half, {**good, "answers": good["answers"][:1]}, {**good, "query": " "}, good])
+    asked = []
+
+    def reward(rows):
+        asked.extend(rows)
+        return rows
+
+    account = build([source], tmp_path / "rows.jsonl", BETTER, rewards=reward).account
+    assert [row.query for row in asked] == ["q"] and account.used == 1
+    assert [reason.split(";")[0] for reason in account.refused] == [
+        "a text with half a character (a lone surrogate)",
+        "fewer than two answers",
+        "no query",
+    ]
 
 
 def test_reference_hh_rlhf_counts_what_is_no_pair(tmp_path):

@@ -17,7 +17,7 @@ from . import formats
 from .formats import Mapped
 from .reference import as_row, reference_edits
 from .reformulate import signs
-from .rows import Account, Answer, Row, check, to_json
+from .rows import Account, Answer, Row, check, check_texts, to_json
 from .scorers import Scorer, rate
 from .sources import read_records
 
@@ -184,7 +184,7 @@ def _rated(
 ) -> Iterator[Row]:
     """The usable rows with all their ratings, `limit` at most; the others are counted, or raised if `strict`."""
     made, account = 0, built.account
-    while batch := list(islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)):
+    while batch := [_readable(d) for d in islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)]:
         rated = iter(
             [rate(draft.row, scorers, mapped.names) for draft in batch if not isinstance(draft.row, DataError)]
         )
@@ -208,6 +208,16 @@ def _rated(
                 yield usable
     if 0 < limit <= made and (rest := account.read - account.used - account.refused.total()):
         account.refuse("behind --limit", count=rest)
+
+
+def _readable(draft: _Draft) -> _Draft:
+    """The draft, or why its texts are nothing to rate: no model is asked about those."""
+    try:
+        if isinstance(draft.row, Row):
+            check_texts(draft.row)
+    except DataError as error:
+        return replace(draft, row=error)
+    return draft
 
 
 def _reference(row: Row, style: str, rng: random.Random, account: Account) -> Iterator[Row]:

@@ -173,16 +173,21 @@ def to_json(row: Row, catalogue: Mapping[str, Objective] | None = None) -> dict[
 
 def check(row: Row) -> Row:
     """The row itself if there is something to compare in it. Raises DataError with the reason if not."""
+    check_texts(row)
+    rated = Counter(objective for answer in row.answers for objective in answer.ratings)
+    if not any(count > 1 for count in rated.values()):
+        raise DataError("no objective is rated in two of its answers; expected ratings to compare")
+    return row
+
+
+def check_texts(row: Row) -> None:
+    """What can be told before anything rates the answers. Raises DataError with the reason."""
     if not row.query.strip():
         raise DataError("no query; expected a text that is not empty")
     if any(_HALF.search(text) for text in (row.id, row.query, *(answer.text for answer in row.answers))):
         raise DataError("a text with half a character (a lone surrogate); expected valid Unicode")
     if len(row.answers) < 2:
         raise DataError("fewer than two answers; expected a list of at least two to compare")
-    rated = Counter(objective for answer in row.answers for objective in answer.ratings)
-    if not any(count > 1 for count in rated.values()):
-        raise DataError("no objective is rated in two of its answers; expected ratings to compare")
-    return row
 
 
 def _bare(text: str) -> str:

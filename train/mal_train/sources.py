@@ -85,13 +85,21 @@ def _parquet(path: Path) -> Iterator[tuple[str, Record | DataError]]:
     require_extra("parquet", "pyarrow")
     from pyarrow import parquet
 
+    number = 0
     try:
         file = parquet.ParquetFile(path)
     except ValueError as error:  # pyarrow's errors are ValueErrors
         raise FileProblem(f"{path} is no Parquet file: {error}") from error
-    number = 0
-    for batch in file.iter_batches(batch_size=1024):
-        for record in batch.to_pylist():
+    batches = file.iter_batches(batch_size=1024)
+    while True:
+        try:
+            records = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except (ValueError, NotImplementedError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise FileProblem(f"{path} cannot be read after record {number}: {reason}; is it damaged?") from error
+        for record in records:
             number += 1
             yield f"record {number}", record
 
