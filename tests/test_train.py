@@ -159,6 +159,16 @@ def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
         recipes.load(path)
 
 
+def test_a_value_out_of_range_is_blamed_on_where_it_stands(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("[lora]\nrank = 8")
+    with pytest.raises(UsageError, match=r"^the command line: 'lora.rank' is 0"):
+        recipes.load(path, {"lora.rank": 0})
+    path.write_text("[lora]\nrank = 0")
+    with pytest.raises(UsageError, match=r"recipe.toml: 'lora.rank' is 0"):
+        recipes.load(path, {"lora.alpha": 8.0})
+
+
 def test_overrides_win_and_the_saved_recipe_reads_back(tmp_path):
     made = recipes.load(None, {"lora.rank": 7, "stages.warmup.lr": 1e-5, "layout": "paper/imhi"})
     recipes.save(made, tmp_path / "r.toml")

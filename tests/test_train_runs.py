@@ -397,6 +397,18 @@ def test_out_of_memory_says_what_to_change():
     assert "training.batch_tokens below 4096" in str(found) and "gradient_checkpointing = true" in str(found)
     assert lora.explain_out_of_memory(RuntimeError("shape mismatch"), recipe) is None
     assert lora.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+    assert lora.is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
+
+
+def test_a_base_too_large_to_open_is_not_a_batch_too_large(base, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    def no_room(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", no_room)
+    with pytest.raises(ModelError, match="while opening the base model .*; take a smaller one"):
+        lora.open_base(base, recipes.load(None, SMOKE))
 
 
 def test_out_of_memory_while_merging_keeps_the_training(base, data, tmp_path, monkeypatch):
@@ -414,6 +426,33 @@ def test_the_estimate_counts_the_weights(base):
     found = estimate(base, recipes.load(None))
     parameters = sum(value.numel() for value in load_file(base / "model.safetensors").values())
     assert found.base == 4 * parameters and found.adapter > 0 and found.batch > 0
+
+
+def test_the_estimate_knows_that_a_long_edit_is_a_batch_alone(base):
+    short, long = {"training.batch_tokens": 512, "data.max_length": 256}, {"data.max_length": 1024}
+    batches = [estimate(base, recipes.load(None, settings)).batch for settings in (short, short | long)]
+    assert batches[1] == pytest.approx(2 * batches[0], rel=0.01)
+
+
+def test_edits_longer_than_a_batch_fill_the_steps_asked_for(base, tmp_path):
+    """Each is a batch of its own, so a stage of n steps needs n of them, not n batches' worth of tokens."""
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(30))
+    settings = SMOKE | {"training.batch_tokens": 32, "stages.contrastive.steps": 9}
+    settings |= {"stages.warmup.share": 0.0, "stages.equal.share": 0.0}
+    assert train(base, data, tmp_path / "out", recipes.load(None, settings)).metrics["contrastive/steps"] == 9
+
+
+def test_the_time_left_is_that_of_all_stages(monkeypatch):
+    order = stage.Plan(((0,), (1,), (2,)), (100, 100, 100))
+    # 3 seconds of 100 tokens, then 5 for the later stages; a limit of 1.5 leaves 0.5 here and 2.5 for those.
+    for minutes, expected in ((0.0, 7.0), (1.0, 7.0), (1.5 / 60, 3.0)):
+        told, progress = [], Silent()
+        monkeypatch.setattr(progress, "step", told.append)
+        watch = Watch("equal", order, 1, minutes, recipes.load(None).training, progress, later=500)
+        monkeypatch.setattr(watch, "elapsed", lambda: 1.0)
+        watch.tell(1, 0.5)
+        assert [step.tokens_per_second for step in told] == [100]
+        assert told[0].seconds_left == pytest.approx(expected), minutes
 
 
 def test_embeddings_and_head_are_not_counted_as_four_bits(base):

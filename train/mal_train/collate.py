@@ -33,8 +33,8 @@ def plan(lengths: Sequence[Sequence[int]], epochs: float, batch_tokens: int, see
     """Plan the batches of `epochs` passes over edits of these `lengths`.
 
     `lengths` holds one list per pool of edits; epoch e reads pool e modulo their number, and indices run through
-    all pools. A batch's padded size is at most `batch_tokens`. The number of batches is made a `multiple` (devices
-    times accumulation) by repeating some from the start.
+    all pools. A batch's padded size is at most `batch_tokens`, but for a longer edit, which is alone in its
+    batch. The number of batches is made a `multiple` (devices times accumulation) by repeating some from the start.
     """
     rng = random.Random(f"plan/{seed}")
     offsets = [sum(map(len, lengths[:i])) for i in range(len(lengths))]

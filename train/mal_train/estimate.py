@@ -58,7 +58,7 @@ def estimate(base: Path, recipe: Recipe) -> Estimate | None:
     checkpointed = recipe.training.gradient_checkpointing
     per_token = layers * kept * hidden + per_layer if checkpointed else layers * per_layer
     # Logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32.
-    batch = recipe.training.batch_tokens * (per_token + 0.5 * 14 * vocabulary)
+    batch = _largest_batch(recipe) * (per_token + 0.5 * 14 * vocabulary)
     return Estimate(round(held), adapter, round(batch))
 
 
@@ -82,7 +82,14 @@ def check(base: Path, recipe: Recipe, progress: Progress) -> None:
         )
     if need.total > free:
         advice = "" if recipe.training.gradient_checkpointing else " or set training.gradient_checkpointing = true"
-        progress.say(f"that may not fit: lower training.batch_tokens ({recipe.training.batch_tokens}){advice}")
+        tokens, length = recipe.training.batch_tokens, recipe.data.max_length
+        lower = f"training.batch_tokens ({tokens})" if tokens >= length else f"data.max_length ({length})"
+        progress.say(f"that may not fit: lower {lower}{advice}")
+
+
+def _largest_batch(recipe: Recipe) -> int:
+    """Tokens: of a full batch, or of the longest edit, which may be more and makes a batch alone."""
+    return max(recipe.training.batch_tokens, recipe.data.max_length)
 
 
 def free_memory() -> int:

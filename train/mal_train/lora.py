@@ -52,6 +52,11 @@ def open_base(base: Path, recipe: Recipe) -> Any:
         raise FileProblem(
             f"cannot open the base model {base}: {reason}; expected a Hugging Face folder of a causal language model"
         ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = " or lora.quantize = 'nf4'" if cuda() and not recipe.lora.quantize else ""
+        raise ModelError(f"memory ran out while opening the base model {base}; take a smaller one{advice}") from error
     model.config.use_cache = False
     return model
 
@@ -124,7 +129,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in text for sign in ("allocate memory", "cublas_status_alloc_failed")
+        sign in text for sign in ("allocate memory", "not enough memory", "cublas_status_alloc_failed")
     )
 
 

@@ -17,7 +17,7 @@ class Step:
     steps: int
     loss: float
     tokens_per_second: float
-    seconds_left: float
+    seconds_left: float  # of the whole run
     memory: int  # bytes: of the accelerator if there is one, else of this process
 
     def __str__(self) -> str:

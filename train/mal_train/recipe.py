@@ -156,12 +156,13 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recip
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{path} is not valid TOML: {error}") from error
     recipe: Recipe = _build(Recipe(), raw, "", source)
+    _check_ranges(recipe, source)
     for name, value in (overrides or {}).items():
         nested: Any = value
         for part in reversed(name.split(".")):
             nested = {part: nested}
         recipe = _build(recipe, nested, "", "the command line")
-    _check_ranges(recipe, source)
+    _check_ranges(recipe, "the command line")
     return recipe
 
 

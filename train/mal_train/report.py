@@ -57,7 +57,8 @@ def _held_out(results: Sequence[StageResult]) -> list[str]:
     ]
     if not rows:
         return [
-            "No query was held out (data.validation in the recipe): nothing above tells of texts not trained on.",
+            "No query was held out (data.validation in the recipe, or too few queries for its share): nothing above "
+            "tells of texts not trained on.",
             "",
         ]
     return ["| held-out queries | loss, best | token accuracy there | at step |", "|---|---|---|---|", *rows, ""]

@@ -95,8 +95,8 @@ def train(
         weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
         progress.say(f"training {weights:,} weights in {recipe.training.precision}")
         results = [
-            train_stage(model, work, recipe, tokens.pad, minutes, beside / "stages" / work.name, progress)
-            for work, minutes in zip(works, _minutes(works, recipe.training.minutes), strict=True)
+            train_stage(model, work, recipe, tokens.pad, minutes, beside / "stages" / work.name, progress, later)
+            for work, minutes, later in zip(works, _minutes(works, recipe.training.minutes), _later(works), strict=True)
         ]
 
         # 3) Adapter, merged model, manifest, report.
@@ -117,7 +117,7 @@ def train(
             del model
             _finish(base, beside, made, results, [*accounts, *skipped], progress)
             workdir.finish(beside, out)
-        distributed.wait()
+        # The others do not wait: merging a large base can take longer than a process group's patience.
     merged = out / "merged" if recipe.kind == "merged" else None
     command = ["mal", "convert", str(merged or out / "adapter")]
     command += ["--q4_k_m"] if merged else ["--base", str(base), "--adapter-only"]
@@ -176,8 +176,8 @@ def _prepare(
     if stage.share == 0 or stage.epochs == 0:
         return f"{name}: its share or epochs are 0 in the recipe, skipped"
     multiple = recipe.training.accumulate * distributed.world()
-    # Batches are never more than full: so many tokens are more than a stage of limited steps can read.
-    enough = stage.steps * multiple * recipe.training.batch_tokens or math.inf
+    # A batch is full, or one long edit: so many tokens are more than a stage of limited steps can read.
+    enough = stage.steps * multiple * max(recipe.training.batch_tokens, recipe.data.max_length) or math.inf
     pools = range(-int(-stage.epochs // 1) if recipe.data.redraw else 1)
     encoded = [encode_edits(_edits(name, rows, recipe, pool), encoder, account, enough) for pool in pools]
     lengths = [[len(edit) for edit in pool] for pool in encoded]
@@ -210,6 +210,11 @@ def _minutes(works: list[Work], total: float) -> list[float]:
     """The time limit shared out by the tokens each stage reads."""
     tokens = [sum(work.order.tokens) for work in works]
     return [total * n / sum(tokens) for n in tokens]
+
+
+def _later(works: list[Work]) -> list[int]:
+    """The tokens that are still to be read after each stage."""
+    return [sum(sum(work.order.tokens) for work in works[i + 1 :]) for i in range(len(works))]
 
 
 def _metrics(results: list[StageResult]) -> dict[str, float]:

@@ -92,19 +92,19 @@ class StageResult:
 
 
 def train_stage(
-    model: Any, work: Work, recipe: Recipe, pad: int, minutes: float, folder: Path, progress: Progress
+    model: Any, work: Work, recipe: Recipe, pad: int, minutes: float, folder: Path, progress: Progress, later: int = 0
 ) -> StageResult:
     """Train the adapter of `model`, in place, on one stage; go on where `folder` says an earlier run stopped.
 
     With `minutes`, the rate follows the clock or the plan, whichever is further on, and either ends the stage.
-    With edits held out, the adapter is left as it was at its best evaluation.
+    With edits held out, the adapter is left as it was at its best evaluation. `later`: tokens of the stages to come.
     """
     if finished := _read_result(folder):
         _load(model, folder / _WEIGHTS)
         progress.say(f"{work.name}: already done, {finished.steps} steps")
         return finished
     per_step = recipe.training.accumulate * distributed.world()
-    watch = Watch(work.name, work.order, per_step, minutes, recipe.training, progress)
+    watch = Watch(work.name, work.order, per_step, minutes, recipe.training, progress, later)
     trainer = _trainer(model, work, recipe, pad, folder, watch)
     checkpoint = last_checkpoint(folder)
     if checkpoint:

@@ -17,9 +17,17 @@ class Watch:
     """Time and tokens of one stage. `tick` once per optimizer step; the rest reads what it found."""
 
     def __init__(
-        self, name: str, order: Plan, per_step: int, minutes: float, training: Training, progress: Progress
+        self,
+        name: str,
+        order: Plan,
+        per_step: int,
+        minutes: float,
+        training: Training,
+        progress: Progress,
+        later: int = 0,
     ) -> None:
         self.name, self.training, self.progress = name, training, progress
+        self.later = later  # tokens of the stages after this one
         self.steps = len(order) // per_step
         self.limit = minutes * 60
         self.tokens, self.edits = [0], [0]  # read after each step, by all processes together
@@ -74,13 +82,14 @@ class Watch:
         return min(up, down[self.training.schedule])
 
     def tell(self, step: int, loss: float) -> None:
-        """Report a step."""
+        """Report a step, and the time left of the run, later stages at this one's speed."""
         here = self.elapsed() - self._before - (self.evaluating - self._evaluating_before)
         speed = (self.tokens[step] - self.tokens[min(self._first, step)]) / max(1e-9, here)
-        left = (self.tokens[-1] - self.tokens[step]) / max(1e-9, speed)
-        if self.limit:
+        left, later = (n / max(1e-9, speed) for n in (self.tokens[-1] - self.tokens[step], self.later))
+        if self.limit:  # stages share the time by their tokens
             left = min(left, self.limit - self.elapsed())
-        self.progress.step(Step(self.name, step, self.steps, loss, speed, left, memory()))
+            later = min(later, self.limit * self.later / max(1, self.tokens[-1]))
+        self.progress.step(Step(self.name, step, self.steps, loss, speed, left + later, memory()))
 
     def _done(self, step: int) -> float:
         """How far the stage is, 0 to 1: by its plan or, with a time limit, by the clock if that is further."""
