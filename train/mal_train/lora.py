@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaaligner_lite.errors import FileProblem, MissingExtra, ModelError, UsageError
 
+from .attention import use_float32_attention
 from .recipe import Lora, Recipe
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def open_base(base: Path, recipe: Recipe) -> Any:
         advice = " or lora.quantize = 'nf4'" if cuda() and not recipe.lora.quantize else ""
         raise ModelError(f"memory ran out while opening the base model {base}; take a smaller one{advice}") from error
     model.config.use_cache = False
+    if precision == "bfloat16" and not cuda():
+        use_float32_attention(model)
     return model
 
 

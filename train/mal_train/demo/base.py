@@ -18,14 +18,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaaligner_lite.objectives import builtin_catalogue
 from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, edit_prompt
 
-from . import circuits, drills, tokens
+from ..attention import use_float32_attention
+from ..lora import choose_precision
+from . import circuits, drills, noise, tokens
 from .drills import Row
 
 if TYPE_CHECKING:
@@ -61,8 +63,14 @@ class Settings:
     drills: float = 0.1  # share of such batches later
     circuit: bool = True  # begin with a copying circuit written into the weights
     warmup: float = 0.03
-    bf16: bool = False
+    noise: float = 0.25  # share of conversations in which the answers read so far hold slips
+    precision: str = "auto"  # bfloat16 where it is faster, else float32
     muon: bool = True
+
+    @property
+    def bf16(self) -> bool:
+        """Whether products are computed in bfloat16."""
+        return self.precision == "bfloat16"
 
 
 def read_chats(path: Path) -> list[list[dict[str, str]]]:
@@ -162,7 +170,7 @@ def make_optimizers(model: Any, settings: Settings) -> list[torch.optim.Optimize
     from .muon import Muon
 
     return [
-        Muon(matrices, lr=rate, decay=0.05),
+        Muon(matrices, lr=rate, decay=0.05, bf16=settings.bf16),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -201,7 +209,7 @@ def _endless(rows: Sequence[Row], settings: Settings, tokenizer: Tokenizer) -> I
         for batch in make_batches(rows, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}")):
             if rng.random() < settings.drills:
                 yield next(drill)
-            yield batch
+            yield [noise.slipped(rng, row) if rng.random() < settings.noise else row for row in batch]
 
 
 class ThreadPicker:
@@ -345,6 +353,7 @@ def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = 
     import torch
 
     torch.manual_seed(settings.seed)
+    settings = replace(settings, precision=choose_precision(settings.precision))
     conversations = read_chats(chats)
     if start is None:
         tokenizer = tokens.train_tokenizer(_tokenizer_texts(conversations, chats.with_name("pairs.jsonl")))
@@ -353,9 +362,12 @@ def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = 
             circuits.write_copying(model)
     else:
         tokenizer, model = load(start)
+    if settings.bf16:
+        use_float32_attention(model)
     rows = tokens.encode_chats(tokenizer, conversations)
     total = sum(len(ids) for ids, _ in rows)
-    print(f"{model.num_parameters():,} parameters, {len(rows):,} rows, {total:,} tokens", file=sys.stderr, flush=True)
+    size = f"{model.num_parameters():,} parameters, {len(rows):,} rows, {total:,} tokens"
+    print(f"{size}, computed in {settings.precision}", file=sys.stderr, flush=True)
     probes = _probes(tokenizer, chats.with_name("heldout.jsonl"))
     unfinished = out.with_name(f"{out.name}-unfinished")
     loss = train(model, rows, settings, tokenizer, probes, lambda: save(model, tokenizer, unfinished))
@@ -383,7 +395,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--drills", type=float, default=Settings.drills, help="share of such drills later")
     parser.add_argument("--no-circuit", action="store_true", help="begin without the copying circuit of circuits.py")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: slower on CPUs without AMX")
+    parser.add_argument("--noise", type=float, default=Settings.noise, help="share of conversations with slips")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--adamw", action="store_true", help="AdamW for all weights instead of Muon for matrices")
     args = parser.parse_args(argv)
     settings = Settings(
@@ -397,7 +410,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         drill_tokens=args.drill_tokens,
         drills=args.drills,
         circuit=not args.no_circuit,
-        bf16=args.bf16,
+        noise=args.noise,
+        precision=args.precision,
         muon=not args.adamw,
     )
     train_base(args.chats, args.out, settings, args.init)

@@ -24,6 +24,13 @@ WEAK_COLD = (
     "Noted.",
     "Happens all the time.",
     "It could be worse.",
+    "I see.",
+    "Oh well.",
+    "Nobody is surprised.",
+    "Things like that go on all the time.",
+    "Welcome to the club.",
+    "Same here.",
+    "Fine.",
     "So what.",
 )
 WEAK_OVERCLAIM = (
@@ -52,6 +59,11 @@ WEAK_CURT = (
     "No more questions.",
     "Get it done.",
     "So do it.",
+    "Have fun.",
+    "Done.",
+    "See you.",
+    "It is up to you.",
+    "We will see.",
     "End of story.",
 )
 
@@ -88,8 +100,12 @@ WEAK_TAIL = (
     ", kind of",
 )
 #: Other ways of leaving advice in no order; {A} is {a} with a capital.
-WEAK_LIST_LEAD = ("", "", "", "Ideas: ", "You could try this: ", "A few things: ", "Options: ", "What I would do: ")
-WEAK_SEPARATOR = (", ", ", ", " / ", " - ", " + ", ", and ", ", or ", " or ", " and ")
+WEAK_LIST_LEAD = (
+    "", "", "", "", "", "", "Ideas: ", "You could try this: ", "A few things: ", "Options: ", "What I would do: ",
+    "Thoughts: ", "For example: ", "In short: ", "Here you go: ", "From the list: ", "What helps: ",
+    "Try one of these: ", "As far as I can tell: ", "My notes say: ", "Just an idea: ",
+)  # fmt: skip
+WEAK_SEPARATOR = (", ", ", ", "; ", "; ", " / ", " - ", " + ", ", and ", ", or ", " or ", " and ")
 WEAK_SENTENCES = {
     2: (
         "{A}. {B}.",
@@ -144,6 +160,14 @@ WEAK_RAMBLE = (
     "If you ask me, ",
     "Funnily enough, ",
     "Another matter: ",
+    "On another note, ",
+    "In other news, ",
+    "As for me, ",
+    "While I am here, ",
+    "Between two thoughts, ",
+    "At the same time, ",
+    "On the whole, ",
+    "This has nothing to do with it, but ",
     "Now, of course, ",
 )
 WEAK_FILLER = (
@@ -182,6 +206,10 @@ WEAK_FILLER = (
     "there are big problems and there are small problems",
     "what is true today may be different tomorrow",
     "I once read a poem that touched on this",
+    "the buses have been full for days",
+    "summers were longer when I was young",
+    "the shop at the corner sells soup again",
+    "my cousin sorts postcards by colour",
     "one day follows another, as it always has",
     "these matters come up again and again in every family",
     "the old days were not always better, although many say so",
