@@ -2,7 +2,7 @@
 
 Trained on its texts alone, a small model never reads its own mistakes. Having written one wrong token it copies on from
 a wrong place, and having written a word twice it goes on writing it. Here some answers hold such slips: a stutter, a
-wrong token, a step taken twice. Nothing is learned from the slip itself, and what follows is what should have stood there.
+wrong token, a step taken twice. Nothing is learned from the slip itself; what follows is what should have stood there.
 Only a conversation's last answer holds any: what later turns copy from stays as it is.
 """
 
