@@ -130,6 +130,10 @@ def test_what_the_message_does_not_tell_becomes_a_pronoun() -> None:
         ("split [the {n} chapters]", {"few": "three"}, "split a few chapters"),
         ("stop sending {contact}", {}, None),  # nothing vague in its place
         ("wait", {}, "wait"),
+        ("serve [{food}] warm", {"item": "kettle"}, "serve the kettle warm"),
+        ("turn off the water [in the {room}]", {"item": "kettle"}, "turn off the water there"),
+        ("say [that you left before {day}]", {}, "say that you left then"),
+        ("play [bar {n}|some bar] slowly", {}, "play the bar slowly"),
     ],
 )
 def test_advice_for_another_problem_takes_up_what_the_message_holds(
@@ -144,7 +148,7 @@ def test_borrowed_advice_can_be_made_specific() -> None:
     for _ in range(300):
         sets = (frozenset[str](), frozenset({"specificity"}))
         plan, (weak, strong) = write(rng, sets, case=free.borrowed_case, shaped=True)
-        assert not re.search(r"[{}\[\]|<>]|\b(?:it|them)'s\b|your [A-Z][a-z]+ (?:Street)", weak + strong)
+        assert not re.search(r"[{}\[\]|<>]|\b(?:it|them)'s\b", weak + strong)
         assert not satisfies("specificity", plan.case.query, weak), weak
         satisfied += satisfies("specificity", plan.case.query, strong)
     assert satisfied > 294  # an odd word of a message may be one that the oracle takes for vague
@@ -395,8 +399,8 @@ def test_advice_repeated_alone_names_what_the_answer_named() -> None:
     for turns in (chats.copy_chat(rng) for _ in range(800)):
         for asked, given in zip(turns[2::2], turns[3::2], strict=True):
             if "only your advice" in asked["content"]:
-                named = facts(turns[1]["content"])
-                assert facts(given["content"]) <= named | {"I"}, turns
+                named = turns[1]["content"].lower()  # a step may have begun a sentence there
+                assert all(fact.lower() in named for fact in facts(given["content"])), turns
                 assert bool(VAGUE.search(given["content"])) <= bool(VAGUE.search(turns[1]["content"])), turns
                 repeated += 1
     assert repeated > 20
@@ -429,6 +433,9 @@ def test_slips_are_read_and_not_learned(tokenizer: Any) -> None:
         assert [token for token, target in zip(new_ids, new_targets, strict=True) if target] == learned
         end = targets.find(0, first)
         assert new_ids[: end + 2] == ids[: end + 2]  # what the last answer copies from has no slips
+        assert [token for token in new_ids if token <= tokens.IM_END] == [
+            token for token in ids if token <= tokens.IM_END
+        ]
         longer += new_ids != ids
     assert longer == 100
     nothing = (ids, bytes(len(ids)))

@@ -26,7 +26,7 @@ from metaaligner_lite.objectives import builtin_catalogue
 from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, edit_prompt
 
 from ..attention import use_float32_attention
-from ..lora import choose_precision
+from ..lora import faster_on_cpu
 from . import circuits, drills, noise, tokens
 from .drills import Row
 
@@ -50,7 +50,10 @@ _SCAFFOLD = re.compile(r"<\|im_(?:start|end)\|>(?:user\n|assistant\n)?")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made of; the first of the three limits ends it, and only ``minutes`` depends on the machine."""
+    """What a run is made of; the first of the three limits ends it.
+
+    ``minutes`` and a ``precision`` of "auto" depend on the machine, the rest does not.
+    """
 
     minutes: float = math.inf
     steps: float = math.inf
@@ -63,7 +66,7 @@ class Settings:
     drills: float = 0.1  # share of such batches later
     circuit: bool = True  # begin with a copying circuit written into the weights
     warmup: float = 0.03
-    noise: float = 0.25  # share of conversations in which the answers read so far hold slips
+    noise: float = 0.25  # share of conversations whose last answer holds slips
     precision: str = "auto"  # bfloat16 where it is faster, else float32
     muon: bool = True
 
@@ -206,10 +209,11 @@ def _endless(rows: Sequence[Row], settings: Settings, tokenizer: Tokenizer) -> I
         seen += sum(len(ids) for ids, _ in batch)
         yield batch
     for epoch in itertools.count():
-        for batch in make_batches(rows, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}")):
+        slipped = [noise.slipped(rng, row) if rng.random() < settings.noise else row for row in rows]
+        for batch in make_batches(slipped, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}")):
             if rng.random() < settings.drills:
                 yield next(drill)
-            yield [noise.slipped(rng, row) if rng.random() < settings.noise else row for row in batch]
+            yield batch
 
 
 class ThreadPicker:
@@ -352,8 +356,9 @@ def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = 
     """Tokenizer, model, training, folder; returns the last loss. Goes on from the folder `start` if there is one."""
     import torch
 
+    if settings.precision == "auto":
+        settings = replace(settings, precision=faster_on_cpu())
     torch.manual_seed(settings.seed)
-    settings = replace(settings, precision=choose_precision(settings.precision))
     conversations = read_chats(chats)
     if start is None:
         tokenizer = tokens.train_tokenizer(_tokenizer_texts(conversations, chats.with_name("pairs.jsonl")))
@@ -395,7 +400,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--drills", type=float, default=Settings.drills, help="share of such drills later")
     parser.add_argument("--no-circuit", action="store_true", help="begin without the copying circuit of circuits.py")
-    parser.add_argument("--noise", type=float, default=Settings.noise, help="share of conversations with slips")
+    parser.add_argument(
+        "--noise", type=float, default=Settings.noise, help="share of conversations whose last answer holds slips"
+    )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--adamw", action="store_true", help="AdamW for all weights instead of Muon for matrices")
     args = parser.parse_args(argv)

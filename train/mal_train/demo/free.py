@@ -36,6 +36,7 @@ _TELLING = frozenset(
         please thank thanks kindly some someone something somewhere somehow sorry cannot can not unable able know do don
         you am first then next after finally last begin thing things matter person sum service firm language animal to
         it is be sort kind of less or more object certain enterprise amount and I if that this are was were has have had
+        stuff article individual outfit agency figure creature
         """,
     )
 )

@@ -12,6 +12,7 @@ import random
 from array import array
 
 from .drills import Row
+from .tokens import IM_END
 
 #: The most slips in one conversation, and the longest run that is taken twice.
 MOST, LONGEST = 3, 8
@@ -21,10 +22,11 @@ def slipped(rng: random.Random, row: Row) -> Row:
     """The row with one to three slips inside its last answer; unchanged if it has none of two tokens or more."""
     ids, targets = row
     last = targets.rfind(1) + 1
-    inside = range(targets.rfind(0, 0, last) + 2, last)
+    start = targets.rfind(0, 0, last) + 1
+    inside = range(start + 1, last)
     if not inside:
         return row
-    slips = {at: _slip(rng, ids, at) for at in rng.sample(inside, min(rng.randint(1, MOST), len(inside)))}
+    slips = {at: _slip(rng, ids, at, start) for at in rng.sample(inside, min(rng.randint(1, MOST), len(inside)))}
     new_ids, new_targets = array("H"), bytearray()
     for at, (token, target) in enumerate(zip(ids, targets, strict=True)):
         slip = slips.get(at, [])
@@ -33,12 +35,12 @@ def slipped(rng: random.Random, row: Row) -> Row:
     return new_ids, bytes(new_targets)
 
 
-def _slip(rng: random.Random, ids: array[int], at: int) -> list[int]:
-    """What stands before position ``at`` by mistake."""
+def _slip(rng: random.Random, ids: array[int], at: int, start: int) -> list[int]:
+    """What stands before position ``at`` by mistake, in an answer from ``start`` on; never a special token."""
     chance = rng.random()
     if chance < 0.4:  # the last token, over and over
         return [ids[at - 1]] * rng.choice((1, 1, 2, 3, 4, 6))
     if chance < 0.7:  # a token from elsewhere in the conversation
-        return [rng.choice(ids[:at])]
-    length = min(rng.randint(2, LONGEST), at)  # the last few tokens, once more or twice
+        return [rng.choice([token for token in ids[:at] if token > IM_END])]
+    length = min(rng.randint(2, LONGEST), at - start)  # the last few tokens, once more or twice
     return list(ids[at - length : at]) * rng.choice((1, 1, 2))

@@ -103,7 +103,7 @@ WEAK_TAIL = (
 WEAK_LIST_LEAD = (
     "", "", "", "", "", "", "Ideas: ", "You could try this: ", "A few things: ", "Options: ", "What I would do: ",
     "Thoughts: ", "For example: ", "In short: ", "Here you go: ", "From the list: ", "What helps: ",
-    "Try one of these: ", "As far as I can tell: ", "My notes say: ", "Just an idea: ",
+    "Try one of these: ", "As far as I can tell: ", "The usual: ", "Pick what you like: ",
 )  # fmt: skip
 WEAK_SEPARATOR = (", ", ", ", "; ", "; ", " / ", " - ", " + ", ", and ", ", or ", " or ", " and ")
 WEAK_SENTENCES = {
@@ -160,10 +160,8 @@ WEAK_RAMBLE = (
     "If you ask me, ",
     "Funnily enough, ",
     "Another matter: ",
-    "On another note, ",
     "In other news, ",
     "As for me, ",
-    "While I am here, ",
     "Between two thoughts, ",
     "At the same time, ",
     "On the whole, ",
@@ -206,10 +204,10 @@ WEAK_FILLER = (
     "there are big problems and there are small problems",
     "what is true today may be different tomorrow",
     "I once read a poem that touched on this",
-    "the buses have been full for days",
-    "summers were longer when I was young",
-    "the shop at the corner sells soup again",
-    "my cousin sorts postcards by colour",
+    "the moon is further away than it looks",
+    "nobody knows who invented the spoon",
+    "my keyboard has a letter that sticks",
+    "a river may have no bridge at all",
     "one day follows another, as it always has",
     "these matters come up again and again in every family",
     "the old days were not always better, although many say so",
@@ -301,7 +299,8 @@ ASKS_FOR = (
     "The response should begin with: {Saying}.",
 )
 
-#: A second policy, for the held-out rows only: it mutters, and lists its advice between semicolons.
+#: A second policy, for the held-out rows only: it mutters, and lists its advice between semicolons (which some training
+#: answers do, too); its phrases are its own.
 OTHER_REMARK = (
     "Could happen to anyone.",
     "Such is life.",

@@ -38,7 +38,7 @@ _POINTS = frozenset({*_CLOCK, "day", "month"})
 _LOOSE = {
     "the thing": (
         "something", "the matter", "some thing or other", "the stuff", "the article", "one thing or another",
-        "a certain thing", "some object",
+        "a certain thing",
     ),
     "the person": (
         "someone", "some person", "the individual", "a certain someone", "one person or another", "some human",
@@ -100,15 +100,18 @@ _PRONOUNS = (
     (r"the (?:person|firm)", "them"),
     (r"the (?:thing|animal|service|language|sum)|something", "it"),
     ("somewhere", "there"),
-    ("at some point", "soon"),
-    (r"some (number|error|day|month)", r"the \1"),
+    ("at some point", "then"),
+    (r"some (number|error|day|month|bar)", r"the \1"),
     ("some hour", "the time"),
     ("some time", "a while"),
     ("some", "a few"),
 )
 _OWN = re.compile(r"(?P<your>(?:\byour )?)\{(?P<a>(?:a )?)(?P<slot>[a-z]+)\}")
+_ARTICLE = re.compile(r"\b(?:the|a|an|another|next|new) $")
 #: A pronoun before a noun ("them support team") is no English.
-_MISPLACED = re.compile(r"\b(?:it|them) (?!about|after|and|at|before|by|for|from|in|near|of|on|or|that|to|until|with)")
+_MISPLACED = re.compile(
+    r"\b(?:it|them) (?!about|after|and|at|before|by|for|from|in|near|of|on|or|that|to|until|with)\b"
+)
 
 
 def told(step: str, slots: dict[str, str]) -> str | None:
@@ -120,11 +123,14 @@ def told(step: str, slots: dict[str, str]) -> str | None:
     def own(match: re.Match[str]) -> str:
         """A slot that the message has, or else one of a kind that is as vague."""
         slot = match["slot"]
-        kind = _WORDS.get(kind_of(slot))
+        kind, room = _WORDS.get(kind_of(slot)), kind_of(slot) == "room"
         same = [other for other in slots if kind and _WORDS.get(kind_of(other)) == kind]
+        same = [other for other in same if (kind_of(other) == "room") == room]
         if slot in slots or not same or kind == "some":  # a number of other things helps nobody
             return match.group()
         your = "your " if "relation" in same[0] else "" if "name" in same[0] else match["your"]
+        if kind == "the thing" and not (your or match["a"] or _ARTICLE.search(match.string[: match.start()])):
+            your = "the "
         return f"{your}{{{match['a']}{same[0]}}}"
 
     def retell(match: re.Match[str]) -> str:
