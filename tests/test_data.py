@@ -552,6 +552,16 @@ def made(row, style):
     ]
 
 
+def test_reference_hh_rlhf_nests_its_prompts():
+    """The context of a pair's second and third prompt is the prompt before it, as the script's variable is."""
+    row = Row("1", "\n\nHuman: q? \n\nAssistant:", (rated("y1", 1, 0, 5), rated("y2", 0, 1, 5)))
+    first, second, third = (edit.query for edit in reference_edits(row, "hh-rlhf", random.Random(0)))
+    assert first == row.query
+    for nested, context, answer in ((second, first, "y2"), (third, second, "y1")):
+        assert nested.startswith("You are an assistant to human.")
+        assert nested.endswith(f" | Context: {context} | Answer: {answer} | Edit: ")
+
+
 def test_reference_hh_rlhf_names_the_wrong_objectives_in_equal_prompts():
     row = Row("1", "q", (rated("y1", 1, 0, 5), rated("y2", 0, 1, 5)))
     assert made(row, "hh-rlhf") == [
@@ -562,7 +572,7 @@ def test_reference_hh_rlhf_names_the_wrong_objectives_in_equal_prompts():
 
 
 def test_reference_ultrafeedback_takes_one_direction_and_the_last_partner():
-    row = Row("1", "q", (rated("a", 3, 1, 1), rated("b", 1, 2, 1), rated("c", 3, 1, 1), rated("d", 5)))
+    row = Row("1", "q", (rated("a", 3, 1, 1), rated("b", 1, 2, 1), rated("c", 3, 1, 1)))
     assert made(row, "ultrafeedback") == [
         ("b", "a", {"harmlessness"}, False),
         ("c", "a", set(), False),  # all ties: an improving edit toward nothing
@@ -632,6 +642,24 @@ def test_reference_hh_rlhf_counts_what_is_no_pair(tmp_path):
     assert list(built.account.refused) == ["other than two answers; --reference hh-rlhf compares two"]
     with pytest.raises(DataError, match="line 1: other than two answers"):
         build([source], tmp_path / "rows.jsonl", BETTER, reference="hh-rlhf", strict=True, force=True)
+
+
+def test_reference_ultrafeedback_counts_what_it_leaves_out(tmp_path):
+    names = ("instruction following", "honesty", "truthfulness", "helpfulness")
+    full, part = dict.fromkeys(names, 3), dict.fromkeys(names[:3], 3)
+
+    def row(*ratings):
+        texts = zip("abc", ratings, strict=True)
+        return {"query": "q", "answers": [{"text": text, "ratings": found} for text, found in texts]}
+
+    source = write(tmp_path / "s.jsonl", [row(full, full, full), row(full, full, part), row(full, part, part)])
+    built = build([source], tmp_path / "rows.jsonl", BETTER, reference="ultrafeedback")
+    assert (built.account.read, built.account.used) == (3, 2)
+    (whole,), (answer,) = built.account.refused, built.parts.refused
+    assert whole.startswith("fewer than two answers with ratings for helpfulness, honesty, instruction following")
+    assert answer.startswith("an answer without ratings for") and built.parts.refused[answer] == 1
+    with pytest.raises(DataError, match="line 3: fewer than two answers with ratings"):
+        build([source], tmp_path / "rows.jsonl", BETTER, reference="ultrafeedback", strict=True, force=True)
 
 
 # --- the command ---

@@ -287,6 +287,14 @@ def test_batches_are_full_of_similar_lengths_and_cover_all():
     assert made == plan(lengths, 2, 600, seed=3, multiple=4) != plan(lengths, 2, 600, seed=4, multiple=4)
 
 
+def test_each_epoch_reads_its_own_pool():
+    """With `data.redraw` an epoch's objectives are drawn anew: its edits are a pool of their own."""
+    lengths = [[10] * 6, [10] * 5]
+    seen = [sorted(i for batch in plan(lengths, epochs, 30, seed=1) for i in batch) for epochs in (1, 2, 3)]
+    first, second = list(range(6)), list(range(6, 11))
+    assert seen == [first, sorted(first + second), sorted(first + second + first)]
+
+
 # --- a whole run ---
 
 

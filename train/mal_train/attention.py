@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-NAME = "mal_float32_sdpa"
 
+def attend_in_float32() -> None:
+    """Let transformers' "sdpa" attention compute in float32 under autocast on a CPU, in this process.
 
-def use_float32_attention(model: Any) -> None:
-    """Let a transformers model with torch's attention ("sdpa") compute it in float32, whatever autocast says."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    It keeps its name: some models choose their masks by it.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if model.config._attn_implementation == "sdpa":
-        ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
-        ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
-        model.config._attn_implementation = NAME
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", _attend)
 
 
-def _attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    with torch.autocast(query.device.type, enabled=False):
-        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    with torch.autocast("cpu", enabled=False):
+        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)

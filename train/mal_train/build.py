@@ -15,7 +15,7 @@ from metaaligner_lite.objectives import Objective
 
 from . import formats
 from .formats import Mapped
-from .reference import as_row, reference_edits
+from .reference import ULTRAFEEDBACK, as_row, comparable, reference_edits
 from .reformulate import signs
 from .rows import Account, Answer, Row, check, check_texts, to_json
 from .scorers import Scorer, rate
@@ -23,6 +23,7 @@ from .sources import read_records
 
 Rate = Callable[[Sequence[Row]], Sequence[Row]]  # many rows at once: reward models work in batches
 _BATCH = 256
+_ALL_FOUR = f"ratings for {', '.join(sorted(ULTRAFEEDBACK))}, which --reference ultrafeedback compares"
 _RATE_THEM = (
     ". If the data does not say on what one answer is better, name it with --objectives, or rate the answers with "
     "--score or --reward"
@@ -197,6 +198,13 @@ def _rated(
                 usable = check(next(rated))
                 if reference == "hh-rlhf" and len(usable.answers) != 2:
                     raise DataError("other than two answers; --reference hh-rlhf compares two")
+                if reference:
+                    every = usable
+                    usable = comparable(every, reference)
+                    if len(usable.answers) < 2:
+                        raise DataError(f"fewer than two answers with {_ALL_FOUR}")
+                    if left_out := len(every.answers) - len(usable.answers):
+                        built.parts.refuse(f"an answer without {_ALL_FOUR}", draft.where, left_out)
             except DataError as error:
                 if strict:
                     raise DataError(f"{draft.where}: {error}") from error

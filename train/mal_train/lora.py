@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaaligner_lite.errors import FileProblem, MissingExtra, ModelError, UsageError
 
-from .attention import use_float32_attention
+from .attention import attend_in_float32
 from .recipe import Lora, Recipe
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open_base(base: Path, recipe: Recipe) -> Any:
         raise ModelError(f"memory ran out while opening the base model {base}; take a smaller one{advice}") from error
     model.config.use_cache = False
     if precision == "bfloat16" and not cuda():
-        use_float32_attention(model)
+        attend_in_float32()
     return model
 
 
@@ -147,15 +147,16 @@ def explain_out_of_memory(error: Exception, recipe: Recipe) -> ModelError | None
     """The error to raise for one that says that memory ran out in training; None for any other."""
     if not is_out_of_memory(error):
         return None
-    training = recipe.training
-    advice = [
-        f"training.batch_tokens below {training.batch_tokens} (and training.accumulate above {training.accumulate})"
-    ]
+    training, length = recipe.training, recipe.data.max_length
+    advice = []
+    if training.batch_tokens > length:  # else the longest edit is a batch alone, and smaller batches spare nothing
+        fewer = f"training.batch_tokens below {training.batch_tokens}"
+        advice.append(f"{fewer} (and training.accumulate above {training.accumulate})")
     if not training.gradient_checkpointing:
         advice.append("training.gradient_checkpointing = true")
     if cuda() and not recipe.lora.quantize:
         advice.append("lora.quantize = 'nf4'")
-    advice.append(f"data.max_length below {recipe.data.max_length}")
+    advice.append(f"data.max_length below {length}")
     return ModelError(f"memory ran out while training; try, in this order: {'; '.join(advice)}")
 
 
@@ -198,10 +199,12 @@ def _four_bits(dtype: torch.dtype) -> Any:
 def _refuse_shared_targets(adapted: Any, targets: str) -> None:
     """An adapter on a tied lm_head would change the embeddings when it is merged."""
     model = adapted.get_base_model()
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if not model.config.tie_word_embeddings:
         return
-    if any(hasattr(layer, "lora_A") and len(layer.lora_A) for layer in (head, embeddings)):
+    shared = (model.get_output_embeddings(), model.get_input_embeddings())
+    # PEFT keeps what adapts an embedding apart from what adapts a linear layer.
+    kinds = ("lora_A", "lora_embedding_A")
+    if any(len(getattr(layer, kind, ())) for layer in shared for kind in kinds):
         raise UsageError(
             f"lora.targets = {targets!r} adapts embeddings that this model shares between input and output, "
             "so the adapter could not be merged; leave lm_head and embed_tokens out"

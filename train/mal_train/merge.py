@@ -38,6 +38,8 @@ def merge(adapter: Path, base: Path, out: Path, dtype: str = "auto") -> Path:
     except ValueError as error:
         raise ModelError(f"{adapter} cannot be merged: {error}") from error
     model = model.to(getattr(torch, stored))
+    if broken := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise ModelError(f"{broken[0]} is not finite as {stored} (float16 ends at 65504); store bfloat16 or float32")
     out.mkdir(parents=True)
     model.save_pretrained(out)
     copy_base_files(base, out)

@@ -1,7 +1,9 @@
 """The choices of the reference code (SteveKGYang/MetaAligner at 26d8dad), faults included, for comparison alone.
 
 Its two scripts differ from Algorithm 1:
-  HH_RLHF_make_aligner_data.py       the equal prompts name the objectives on which the input answer wins
+  HH_RLHF_make_aligner_data.py       the equal prompts name the objectives on which the input answer wins; the
+                                     context of a pair's second and third prompt is the whole prompt before it,
+                                     and so holds the answer to be written
   UltraFeedback_make_aligner_data.py one direction per pair, the larger set; the equal edit only for the last
                                      partner of each answer; completions without all four ratings are left out
 Each edit becomes a row that Algorithm 1 turns into that edit and no other. Edits without any objective, which
@@ -12,14 +14,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+
+from metaaligner_lite.prompts import edit_prompt
 
 from .reformulate import Edit, signs
 from .rows import Answer, Row
+
+#: What its UltraFeedback script compares.
+ULTRAFEEDBACK = frozenset({"instruction following", "honesty", "truthfulness", "helpfulness"})
 
 
 def reference_edits(row: Row, style: str, rng: random.Random) -> Iterator[Edit]:
     """The edits the reference makes of a row; `style` is "hh-rlhf" or "ultrafeedback". Objectives may be none."""
     yield from _hh_rlhf(row, rng) if style == "hh-rlhf" else _ultrafeedback(row, rng)
+
+
+def comparable(row: Row, style: str) -> Row:
+    """The row with the answers that the reference compares; "ultrafeedback" asks for all four of its ratings."""
+    if style == "hh-rlhf":
+        return row
+    rated = [{objective.name for objective in answer.ratings} for answer in row.answers]
+    return replace(row, answers=tuple(a for a, names in zip(row.answers, rated, strict=True) if names >= ULTRAFEEDBACK))
 
 
 def as_row(edit: Edit, id_: str) -> Row:
@@ -35,17 +51,25 @@ def _hh_rlhf(row: Row, rng: random.Random) -> Iterator[Edit]:
     better, worse, equal = ([o for o, sign in preference.items() if sign == wanted] for wanted in (1, -1, 0))
     rng.shuffle(better)
     rng.shuffle(worse)
+    query = row.query
     if better:
-        yield Edit(row.query, second.text, first.text, tuple(better))
+        edit = Edit(query, second.text, first.text, tuple(better))
+        yield edit
+        query = _prompt(edit)  # sic: the prompt just made is the context of the next
     if worse:
-        yield Edit(row.query, first.text, second.text, tuple(worse))
+        edit = Edit(query, first.text, second.text, tuple(worse))
+        yield edit
+        query = _prompt(edit)
     if equal:
-        yield Edit(row.query, second.text, first.text, tuple(worse), equal=True)  # sic: not the equal ones
+        yield Edit(query, second.text, first.text, tuple(worse), equal=True)  # sic: not the equal ones
+
+
+def _prompt(edit: Edit) -> str:
+    return "".join(piece.text for piece in edit_prompt("paper/hh-rlhf", edit.query, edit.answer, edit.objectives))
 
 
 def _ultrafeedback(row: Row, rng: random.Random) -> Iterator[Edit]:
-    all_rated = {objective for answer in row.answers for objective in answer.ratings}
-    answers = [answer for answer in row.answers if all_rated <= set(answer.ratings)]
+    answers = row.answers
     for i, first in enumerate(answers[:-1]):
         equal = []
         for second in answers[i + 1 :]:

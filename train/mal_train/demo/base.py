@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from metaaligner_lite.objectives import builtin_catalogue
 from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, edit_prompt
 
-from ..attention import use_float32_attention
+from ..attention import attend_in_float32
 from ..lora import faster_on_cpu
 from . import circuits, drills, noise, tokens
 from .drills import Row
@@ -368,7 +368,7 @@ def train_base(chats: Path, out: Path, settings: Settings, start: Path | None = 
     else:
         tokenizer, model = load(start)
     if settings.bf16:
-        use_float32_attention(model)
+        attend_in_float32()
     rows = tokens.encode_chats(tokenizer, conversations)
     total = sum(len(ids) for ids, _ in rows)
     size = f"{model.num_parameters():,} parameters, {len(rows):,} rows, {total:,} tokens"
