@@ -39,6 +39,8 @@ from metaaligner_lite.objectives import builtin_catalogue
 
 EMPATHY = builtin_catalogue()["empathy"]
 torch = pytest.importorskip("torch")
+#: "multi_gpu" starts its processes by torchrun, which needs no GPU; its `--cpu` would want MPI.
+ACCELERATE = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
 
 
 @pytest.fixture
@@ -617,7 +619,7 @@ def test_two_processes_train_the_same_adapter(base, data, tmp_path):
     for name, accumulate, launcher in (
         ("one", 2, []),
         ("two", 1, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
-        ("accelerate", 1, ["-m", "accelerate.commands.launch", "--cpu", "--multi_gpu", "--num_processes", "2"]),
+        ("accelerate", 1, ["-m", "accelerate.commands.launch", *ACCELERATE]),
     ):
         toml = tmp_path / f"{name}.toml"
         settings = SMOKE | {"training.accumulate": accumulate, "training.precision": "float32", "data.validation": 0.2}
