@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from mal_train.demo import asking, chats, drills, free, generate, noise, oracles, phrases, scenarios, slots, tokens
+from mal_train.demo import asking, chats, drills, free, generate, oracles, phrases, scenarios, slots, tokens
+from mal_train.demo.muon import orthogonalise
 from mal_train.demo.oracles import VAGUE, facts, satisfies, sentences
-from mal_train.demo.vague import told, with_vague
+from mal_train.demo.vague import with_vague
 from mal_train.demo.writing import (
     EXTRA_OBJECTIVES,
     MAX_WORDS,
@@ -114,44 +115,6 @@ def test_what_the_message_does_not_tell_becomes_a_pronoun() -> None:
             untold += len(choices) > 1
             assert all(VAGUE.search(vague) and not VAGUE.search(named) for named, vague in choices), step
     assert untold > 100
-
-
-@pytest.mark.parametrize(
-    ("step", "slots", "expected"),
-    [
-        ("ask [{shop} about the {item}]", {"parcel": "box"}, "ask them about it"),
-        ("ask for [the {item}] back", {"parcel": "box"}, "ask for the box back"),
-        ("ask for [a new {item}] or money", {"parcel": "box"}, "ask for a new box or money"),
-        ("talk to [your {relation}] first", {"name": "Ada"}, "talk to Ada first"),
-        ("talk to [{name}] first", {"relation": "cousin"}, "talk to your cousin first"),
-        ("get on [{name}'s waiting list]", {}, "get on their waiting list"),
-        ("write [to the {app} help desk]", {}, None),  # "to it help desk"
-        ("say [that {day} is too early]", {}, "say that the day is too early"),
-        ("split [the {n} chapters]", {"few": "three"}, "split a few chapters"),
-        ("stop sending {contact}", {}, None),  # nothing vague in its place
-        ("wait", {}, "wait"),
-        ("serve [{food}] warm", {"item": "kettle"}, "serve the kettle warm"),
-        ("turn off the water [in the {room}]", {"item": "kettle"}, "turn off the water there"),
-        ("say [that you left before {day}]", {}, "say that you left then"),
-        ("play [bar {n}|some bar] slowly", {}, "play the bar slowly"),
-    ],
-)
-def test_advice_for_another_problem_takes_up_what_the_message_holds(
-    step: str, slots: dict[str, str], expected: str | None
-) -> None:
-    found = told(with_vague(step), slots)
-    assert (found and scenarios.fill(EITHER.sub(r"\1", found), slots)) == expected
-
-
-def test_borrowed_advice_can_be_made_specific() -> None:
-    rng, satisfied = random.Random(31), 0
-    for _ in range(300):
-        sets = (frozenset[str](), frozenset({"specificity"}))
-        plan, (weak, strong) = write(rng, sets, case=free.borrowed_case, shaped=True)
-        assert not re.search(r"[{}\[\]|<>]|\b(?:it|them)'s\b", weak + strong)
-        assert not satisfies("specificity", plan.case.query, weak), weak
-        satisfied += satisfies("specificity", plan.case.query, strong)
-    assert satisfied > 294  # an odd word of a message may be one that the oracle takes for vague
 
 
 @pytest.mark.parametrize("withheld", [False, True])
@@ -396,11 +359,11 @@ def test_requests_that_must_stay_apart_end_with_fewer_names() -> None:
 
 def test_advice_repeated_alone_names_what_the_answer_named() -> None:
     rng, repeated = random.Random(24), 0
-    for turns in (chats.copy_chat(rng) for _ in range(800)):
+    for turns in (chats.copy_chat(rng) for _ in range(500)):
         for asked, given in zip(turns[2::2], turns[3::2], strict=True):
             if "only your advice" in asked["content"]:
-                named = turns[1]["content"].lower()  # a step may have begun a sentence there
-                assert all(fact.lower() in named for fact in facts(given["content"])), turns
+                named = facts(turns[1]["content"])
+                assert facts(given["content"]) <= named | {"I"}, turns
                 assert bool(VAGUE.search(given["content"])) <= bool(VAGUE.search(turns[1]["content"])), turns
                 repeated += 1
     assert repeated > 20
@@ -422,24 +385,15 @@ def test_drills_can_only_be_copied(tokenizer: Any) -> None:
         assert sum(targets) < len(ids) / 2  # the line once as the user's, once as the answer: never twice in a turn
 
 
-def test_slips_are_read_and_not_learned(tokenizer: Any) -> None:
-    turns = chats._turns("My parcel is late.", "Check the tracking page.", "Repeat that.", "Check the tracking page.")
-    ((ids, targets),) = tokens.encode_chats(tokenizer, [turns])
-    rng, first, longer = random.Random(3), targets.find(1), 0
-    learned = [token for token, target in zip(ids, targets, strict=True) if target]
-    for _ in range(100):
-        new_ids, new_targets = noise.slipped(rng, (ids, targets))
-        assert len(new_ids) == len(new_targets) > len(ids)
-        assert [token for token, target in zip(new_ids, new_targets, strict=True) if target] == learned
-        end = targets.find(0, first)
-        assert new_ids[: end + 2] == ids[: end + 2]  # what the last answer copies from has no slips
-        assert [token for token in new_ids if token <= tokens.IM_END] == [
-            token for token in ids if token <= tokens.IM_END
-        ]
-        longer += new_ids != ids
-    assert longer == 100
-    nothing = (ids, bytes(len(ids)))
-    assert noise.slipped(rng, nothing) == nothing
+@pytest.mark.parametrize("bf16", [False, True])
+def test_muon_orthogonalises_in_either_type(bf16: bool) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    for shape in ((48, 16), (16, 48)):
+        found = orthogonalise(torch.randn(shape), bf16=bf16)
+        sizes = torch.linalg.svdvals(found)
+        assert found.dtype == torch.float32 and found.shape == shape
+        assert sizes.min() > 0.6 and sizes.max() < 1.3  # five steps with these factors come no nearer to 1
 
 
 def test_the_probe_marks_the_facts_of_the_repeat(tokenizer: Any) -> None:

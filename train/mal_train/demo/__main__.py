@@ -19,7 +19,7 @@ _MAL = ("-m", "metaaligner_lite")
 _EXAMPLE = "My parcel is a week late and nobody answers my emails."
 _TYPE = "q6_k"  # of the aligner: Q4_K_M costs it some three facts in a hundred (bench/LOG.md, sixth round)
 _UNSEEN = 60  # held-out messages for objectives never trained
-BASE_TOKENS = 11_000_000  # it copies facts after one million; the rest is for its advice
+BASE_TOKENS = 10_000_000  # it copies facts after one million; the rest is for its advice
 
 
 def main() -> None:

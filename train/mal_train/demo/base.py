@@ -27,7 +27,7 @@ from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, edit_prompt
 
 from ..attention import attend_in_float32
 from ..lora import faster_on_cpu
-from . import circuits, drills, noise, tokens
+from . import circuits, drills, tokens
 from .drills import Row
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ class Settings:
     drills: float = 0.1  # share of such batches later
     circuit: bool = True  # begin with a copying circuit written into the weights
     warmup: float = 0.03
-    noise: float = 0.25  # share of conversations whose last answer holds slips
     precision: str = "auto"  # bfloat16 where it is faster, else float32
     muon: bool = True
 
@@ -209,8 +208,7 @@ def _endless(rows: Sequence[Row], settings: Settings, tokenizer: Tokenizer) -> I
         seen += sum(len(ids) for ids, _ in batch)
         yield batch
     for epoch in itertools.count():
-        slipped = [noise.slipped(rng, row) if rng.random() < settings.noise else row for row in rows]
-        for batch in make_batches(slipped, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}")):
+        for batch in make_batches(rows, settings.batch_tokens, random.Random(f"{settings.seed}/{epoch}")):
             if rng.random() < settings.drills:
                 yield next(drill)
             yield batch
@@ -400,9 +398,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--drills", type=float, default=Settings.drills, help="share of such drills later")
     parser.add_argument("--no-circuit", action="store_true", help="begin without the copying circuit of circuits.py")
-    parser.add_argument(
-        "--noise", type=float, default=Settings.noise, help="share of conversations whose last answer holds slips"
-    )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--adamw", action="store_true", help="AdamW for all weights instead of Muon for matrices")
     args = parser.parse_args(argv)
@@ -417,7 +412,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         drill_tokens=args.drill_tokens,
         drills=args.drills,
         circuit=not args.no_circuit,
-        noise=args.noise,
         precision=args.precision,
         muon=not args.adamw,
     )

@@ -16,13 +16,11 @@ from typing import Any
 from . import scenarios
 from .scenarios import Case, Scenario, read_message, training
 from .slots import ADJECTIVES, GOODS, article, draw, fill, made_up, slots_in
-from .vague import told, with_vague
+from .vague import with_vague
 from .writing import Plan, can_choose, keep, make_bare
 
 #: Share of training answers whose problem and advice no other row has.
 FREE = 0.5
-#: Share of the others whose advice belongs to another scenario.
-BORROWED = 0.25
 #: Share of answers with remarks and leads, and in free cases advice, in words that do not belong together.
 WILD = 0.55
 #: Share of other answers without remarks around the advice, as short answers are.
@@ -36,7 +34,6 @@ _TELLING = frozenset(
         please thank thanks kindly some someone something somewhere somehow sorry cannot can not unable able know do don
         you am first then next after finally last begin thing things matter person sum service firm language animal to
         it is be sort kind of less or more object certain enterprise amount and I if that this are was were has have had
-        stuff article individual outfit agency figure creature
         """,
     )
 )
@@ -363,26 +360,10 @@ def make_case(rng: random.Random, wild: bool = False) -> Case:
     return Case(scenario, query[0].upper() + query[1:], fill(message.clause, slots), {})
 
 
-def borrowed_case(rng: random.Random) -> Case:
-    """A scenario's message with advice for another problem, as a weak policy gives it: somebody edits that, too.
-
-    What is specific then takes up the message's own things, and where it has none, no more than a pronoun.
-    """
-    while True:
-        case, other = scenarios.make_case(rng), rng.choice(training())
-        steps = [step for step in (told(step, case.slots) for step in other.steps) if step]
-        own = [step for step in steps if slots_in(step)]
-        rest = [step for step in steps if step not in own]
-        chosen = (*own, *rng.sample(rest, min(1, len(rest))))  # two of these take up the message at least once
-        if own and can_choose(chosen, 2):
-            return replace(case, scenario=replace(case.scenario, steps=chosen))
-
-
 def draw_shape(rng: random.Random) -> dict[str, Any]:
     """How a training answer is written, for `write`: about what, and how far from what can be learned by heart."""
     chance = rng.random()
     wild, bare = chance < WILD, chance > 1 - BARE
     wild_case = functools.partial(make_case, wild=wild or (bare and rng.random() < WILD))
-    known = borrowed_case if rng.random() < BORROWED else scenarios.make_case
-    case = wild_case if rng.random() < FREE else known
+    case = wild_case if rng.random() < FREE else scenarios.make_case
     return {"case": case, "change": make_wild if wild else make_bare if bare else keep, "shaped": True}

@@ -159,7 +159,7 @@ def _save(path: Path, rows: Iterator[Row]) -> None:
 
 
 def generate(
-    out: Path, seed: int = 0, pairs: int = 50000, chats: int = 80000, heldout: int = 300, copying: float = 0.5
+    out: Path, seed: int = 0, pairs: int = 50000, chats: int = 55000, heldout: int = 300, copying: float = 0.5
 ) -> None:
     """Write the three files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=50000, help="rows for the aligner")
-    parser.add_argument("--chats", type=int, default=80000, help="conversations for the base model")
+    parser.add_argument("--chats", type=int, default=55000, help="conversations for the base model")
     parser.add_argument("--heldout", type=int, default=300, help="rows for checks")
     parser.add_argument("--copying", type=float, default=0.5, help="share of conversations that copy")
     args = parser.parse_args(argv)

@@ -17,12 +17,8 @@ from .slots import DAYS, MONTHS, PRODUCTS
 
 #: What vague steps hold in place of the user's own words.
 VAGUE = re.compile(
-    r"\bsome(?:one|thing|where|how)?\b|\bin one place or another\b|\bone of these days\b|"
-    r"\bthe (?:other )?(?:matter|things?|object|person|sum|amount|service|firm|enterprise|language|animal)\b|"
-    r"\bthe (?:stuff|article|individual|outfit|agency|figure|creature)\b|"
-    r"\ba certain (?:person|someone|thing|firm|sum|service|language|number|place)\b|"
-    r"\bone (?:person|thing|firm|sum|number|day) or another\b|\bone fine day\b|"
-    r"\bhere or there\b|\bone place or the next\b|\bsooner or later\b|\bbefore long\b",
+    r"\bsome(?:one|thing|where|how)?\b|\ba certain person\b|\bin one place or another\b|\bone of these days\b|"
+    r"\bthe (?:other )?(?:matter|things?|object|person|sum|amount|service|firm|enterprise|language|animal)\b",
     re.I,
 )
 
@@ -154,7 +150,7 @@ _PROPER = re.compile(r"(?<=[a-z,;:] )[A-Z][A-Za-z]+(?: (?:& )?[A-Z][A-Za-z]+)*")
 _CALENDAR = re.compile(r"\b(?:" + "|".join(DAYS + MONTHS) + r")\b")
 
 
-_PRODUCT = re.compile(r"\b(?<!help )(?:" + "|".join(sorted(map(re.escape, PRODUCTS), key=len, reverse=True)) + r")\b")
+_PRODUCT = re.compile(r"\b(?:" + "|".join(sorted(map(re.escape, PRODUCTS), key=len, reverse=True)) + r")\b")
 
 
 def facts(text: str) -> set[str]:

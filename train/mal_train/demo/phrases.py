@@ -24,13 +24,6 @@ WEAK_COLD = (
     "Noted.",
     "Happens all the time.",
     "It could be worse.",
-    "I see.",
-    "Oh well.",
-    "Nobody is surprised.",
-    "Things like that go on all the time.",
-    "Welcome to the club.",
-    "Same here.",
-    "Fine.",
     "So what.",
 )
 WEAK_OVERCLAIM = (
@@ -59,11 +52,6 @@ WEAK_CURT = (
     "No more questions.",
     "Get it done.",
     "So do it.",
-    "Have fun.",
-    "Done.",
-    "See you.",
-    "It is up to you.",
-    "We will see.",
     "End of story.",
 )
 
@@ -100,12 +88,8 @@ WEAK_TAIL = (
     ", kind of",
 )
 #: Other ways of leaving advice in no order; {A} is {a} with a capital.
-WEAK_LIST_LEAD = (
-    "", "", "", "", "", "", "Ideas: ", "You could try this: ", "A few things: ", "Options: ", "What I would do: ",
-    "Thoughts: ", "For example: ", "In short: ", "Here you go: ", "From the list: ", "What helps: ",
-    "Try one of these: ", "As far as I can tell: ", "The usual: ", "Pick what you like: ",
-)  # fmt: skip
-WEAK_SEPARATOR = (", ", ", ", "; ", "; ", " / ", " - ", " + ", ", and ", ", or ", " or ", " and ")
+WEAK_LIST_LEAD = ("", "", "", "Ideas: ", "You could try this: ", "A few things: ", "Options: ", "What I would do: ")
+WEAK_SEPARATOR = (", ", ", ", " / ", " - ", " + ", ", and ", ", or ", " or ", " and ")
 WEAK_SENTENCES = {
     2: (
         "{A}. {B}.",
@@ -160,12 +144,6 @@ WEAK_RAMBLE = (
     "If you ask me, ",
     "Funnily enough, ",
     "Another matter: ",
-    "In other news, ",
-    "As for me, ",
-    "Between two thoughts, ",
-    "At the same time, ",
-    "On the whole, ",
-    "This has nothing to do with it, but ",
     "Now, of course, ",
 )
 WEAK_FILLER = (
@@ -204,10 +182,6 @@ WEAK_FILLER = (
     "there are big problems and there are small problems",
     "what is true today may be different tomorrow",
     "I once read a poem that touched on this",
-    "the moon is further away than it looks",
-    "nobody knows who invented the spoon",
-    "my keyboard has a letter that sticks",
-    "a river may have no bridge at all",
     "one day follows another, as it always has",
     "these matters come up again and again in every family",
     "the old days were not always better, although many say so",
@@ -299,8 +273,7 @@ ASKS_FOR = (
     "The response should begin with: {Saying}.",
 )
 
-#: A second policy, for the held-out rows only: it mutters, and lists its advice between semicolons (which some training
-#: answers do, too); its phrases are its own.
+#: A second policy, for the held-out rows only: it mutters, and lists its advice between semicolons.
 OTHER_REMARK = (
     "Could happen to anyone.",
     "Such is life.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 
-from .slots import SLOT, kind_of
+from .slots import kind_of
 
 _THINGS = """
 item parcel dish cake plant instrument subject device phone clothes drink food project bag sofa bike car room contact
@@ -36,22 +36,13 @@ _WORDS |= dict.fromkeys(_CLOCK, "some hour") | dict.fromkeys(_SPANS, "some time"
 _WORDS |= dict.fromkeys(("n", "few", "big", "km", "degrees"), "some")
 _POINTS = frozenset({*_CLOCK, "day", "month"})
 _LOOSE = {
-    "the thing": (
-        "something", "the matter", "some thing or other", "the stuff", "the article", "one thing or another",
-        "a certain thing",
-    ),
-    "the person": (
-        "someone", "some person", "the individual", "a certain someone", "one person or another", "some human",
-    ),
-    "the firm": ("someone", "some firm", "the outfit", "the agency", "a certain firm", "one firm or another"),
-    "the sum": ("some money", "the figure", "a certain sum", "one sum or another"),
-    "the service": ("some service", "a certain service"),
-    "the animal": ("some animal", "the creature"),
-    "the language": ("some language", "a certain language"),
-    "some number": ("a certain number", "one number or another"),
-    "somewhere": ("some place or other", "here or there", "in a certain place", "at one place or the next"),
-    "at some point": ("some day or other", "sooner or later", "one fine day", "one day or another", "before long"),
-}  # fmt: skip
+    "the thing": ("something", "the matter", "some thing or other"),
+    "the person": ("someone", "some person"),
+    "the firm": ("someone", "some firm"),
+    "the sum": ("some money",),
+    "somewhere": ("some place or other",),
+    "at some point": ("some day or other",),
+}
 #: The same for held-out rows only.
 _WITHHELD = {
     "the thing": ("the object",),
@@ -62,7 +53,6 @@ _WITHHELD = {
     "at some point": ("one of these days",),
 }
 
-_EITHER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 _CHOICE = re.compile(r"\[([^|\]]*)\]")
 _PHRASE = re.compile(
     r"(?:\b(?P<lead>in|to|at|from|near|for|of|on|before|by|until|since|after|every) )?"
@@ -91,59 +81,6 @@ def vague_of(named: str) -> str:
 def with_vague(step: str) -> str:
     """A step with each ``[named]`` completed to ``[named|vague]``; a choice with both sides stays."""
     return _CHOICE.sub(lambda match: f"[{match[1]}|{vague_of(match[1])}]", step)
-
-
-#: What the vague becomes when nobody is told more: a pronoun, or as little. In this order; longer phrases first.
-_PRONOUNS = (
-    ("the person's", "their"),
-    ("the thing's", "its"),
-    (r"the (?:person|firm)", "them"),
-    (r"the (?:thing|animal|service|language|sum)|something", "it"),
-    ("somewhere", "there"),
-    ("at some point", "then"),
-    (r"some (number|error|day|month|bar)", r"the \1"),
-    ("some hour", "the time"),
-    ("some time", "a while"),
-    ("some", "a few"),
-)
-_OWN = re.compile(r"(?P<your>(?:\byour )?)\{(?P<a>(?:a )?)(?P<slot>[a-z]+)\}")
-_ARTICLE = re.compile(r"\b(?:the|a|an|another|next|new) $")
-#: A pronoun before a noun ("them support team") is no English.
-_MISPLACED = re.compile(
-    r"\b(?:it|them) (?!about|after|and|at|before|by|for|from|in|near|of|on|or|that|to|until|with)\b"
-)
-
-
-def told(step: str, slots: dict[str, str]) -> str | None:
-    """A step of other advice, told with what a message holds: its own thing for "the thing", else a pronoun.
-
-    None where the slots or the grammar do not allow it.
-    """
-
-    def own(match: re.Match[str]) -> str:
-        """A slot that the message has, or else one of a kind that is as vague."""
-        slot = match["slot"]
-        kind, room = _WORDS.get(kind_of(slot)), kind_of(slot) == "room"
-        same = [other for other in slots if kind and _WORDS.get(kind_of(other)) == kind]
-        same = [other for other in same if (kind_of(other) == "room") == room]
-        if slot in slots or not same or kind == "some":  # a number of other things helps nobody
-            return match.group()
-        your = "your " if "relation" in same[0] else "" if "name" in same[0] else match["your"]
-        if kind == "the thing" and not (your or match["a"] or _ARTICLE.search(match.string[: match.start()])):
-            your = "the "
-        return f"{your}{{{match['a']}{same[0]}}}"
-
-    def retell(match: re.Match[str]) -> str:
-        named = _OWN.sub(own, match[1])
-        if not {slot[2] for slot in SLOT.finditer(named)} <= slots.keys():
-            named = match[2]
-            for vague, pronoun in _PRONOUNS:
-                named = re.sub(rf"\b(?:{vague})\b", pronoun, named)
-        return f"[{named}|{match[2]}]"
-
-    text = _EITHER.sub(retell, step)
-    outside = {slot[2] for slot in SLOT.finditer(text)} - slots.keys()
-    return None if outside or _MISPLACED.search(_EITHER.sub(r"\1", text)) else text
 
 
 def loosely(rng: random.Random, text: str, withheld: bool) -> str:
