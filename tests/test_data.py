@@ -646,7 +646,7 @@ def test_reference_hh_rlhf_counts_what_is_no_pair(tmp_path):
 
 def test_reference_ultrafeedback_counts_what_it_leaves_out(tmp_path):
     names = ("instruction following", "honesty", "truthfulness", "helpfulness")
-    full, part = dict.fromkeys(names, 3), dict.fromkeys(names[:3], 3)
+    full, part = dict.fromkeys(names, 3) | {"humor": 1}, dict.fromkeys(names[:3], 3)
 
     def row(*ratings):
         texts = zip("abc", ratings, strict=True)
@@ -658,6 +658,8 @@ def test_reference_ultrafeedback_counts_what_it_leaves_out(tmp_path):
     (whole,), (answer,) = built.account.refused, built.parts.refused
     assert whole.startswith("fewer than two answers with ratings for helpfulness, honesty, instruction following")
     assert answer.startswith("an answer without ratings for") and built.parts.refused[answer] == 1
+    rows, _ = read_rows(tmp_path / "rows.jsonl")
+    assert "humor" not in {objective.name for row in rows for one in row.answers for objective in one.ratings}
     with pytest.raises(DataError, match="line 3: fewer than two answers with ratings"):
         build([source], tmp_path / "rows.jsonl", BETTER, reference="ultrafeedback", strict=True, force=True)
 

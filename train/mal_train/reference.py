@@ -31,11 +31,11 @@ def reference_edits(row: Row, style: str, rng: random.Random) -> Iterator[Edit]:
 
 
 def comparable(row: Row, style: str) -> Row:
-    """The row with the answers that the reference compares; "ultrafeedback" asks for all four of its ratings."""
+    """The row with what the reference compares: for "ultrafeedback" its four ratings, of answers that have them all."""
     if style == "hh-rlhf":
         return row
-    rated = [{objective.name for objective in answer.ratings} for answer in row.answers]
-    return replace(row, answers=tuple(a for a, names in zip(row.answers, rated, strict=True) if names >= ULTRAFEEDBACK))
+    four = (replace(a, ratings={o: r for o, r in a.ratings.items() if o.name in ULTRAFEEDBACK}) for a in row.answers)
+    return replace(row, answers=tuple(answer for answer in four if len(answer.ratings) == len(ULTRAFEEDBACK)))
 
 
 def as_row(edit: Edit, id_: str) -> Row:
