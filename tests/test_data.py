@@ -15,7 +15,7 @@ import typer
 from mal_train import formats, scorers
 from mal_train.build import build, summarize
 from mal_train.formats import FORMATS, Mapped, detect
-from mal_train.reference import as_row, reference_edits
+from mal_train.reference import as_row, comparable, reference_edits
 from mal_train.reformulate import reformulate_rows
 from mal_train.rows import Answer, Names, Row, read_rows, to_json
 from mal_train.sources import read_records
@@ -572,13 +572,19 @@ def test_reference_hh_rlhf_names_the_wrong_objectives_in_equal_prompts():
 
 
 def test_reference_ultrafeedback_takes_one_direction_and_the_last_partner():
-    row = Row("1", "q", (rated("a", 3, 1, 1), rated("b", 1, 2, 1), rated("c", 3, 1, 1)))
-    assert made(row, "ultrafeedback") == [
-        ("b", "a", {"harmlessness"}, False),
+    four = resolve("instruction following,honesty,truthfulness,helpfulness")
+
+    def answer(text, *values):
+        return Answer(text, dict(zip(four, values, strict=False)))
+
+    answers = (answer("a", 3, 1, 1, 2), answer("b", 1, 2, 1, 2), answer("c", 3, 1, 1, 2), answer("d", 5))
+    names = {objective.name for objective in four}
+    assert made(comparable(Row("1", "q", answers)), "ultrafeedback") == [
+        ("b", "a", {"instruction following"}, False),
         ("c", "a", set(), False),  # all ties: an improving edit toward nothing
-        ("c", "a", {"harmlessness", "helpfulness", "humor"}, True),
-        ("c", "b", {"helpfulness"}, False),
-        ("c", "b", {"humor"}, True),
+        ("c", "a", names, True),
+        ("c", "b", {"honesty"}, False),
+        ("c", "b", {"truthfulness", "helpfulness"}, True),
     ]
 
 
@@ -660,7 +666,7 @@ def test_reference_ultrafeedback_counts_what_it_leaves_out(tmp_path):
     assert answer.startswith("an answer without ratings for") and built.parts.refused[answer] == 1
     rows, _ = read_rows(tmp_path / "rows.jsonl")
     assert "humor" not in {objective.name for row in rows for one in row.answers for objective in one.ratings}
-    with pytest.raises(DataError, match="line 3: fewer than two answers with ratings"):
+    with pytest.raises(DataError, match="line 2: an answer without ratings"):
         build([source], tmp_path / "rows.jsonl", BETTER, reference="ultrafeedback", strict=True, force=True)
 
 

@@ -198,12 +198,14 @@ def _rated(
                 usable = check(next(rated))
                 if reference == "hh-rlhf" and len(usable.answers) != 2:
                     raise DataError("other than two answers; --reference hh-rlhf compares two")
-                if reference:
-                    every = usable
-                    usable = comparable(every, reference)
+                if reference == "ultrafeedback":
+                    every, usable = usable.answers, comparable(usable)
+                    left_out = len(every) - len(usable.answers)
                     if len(usable.answers) < 2:
                         raise DataError(f"fewer than two answers with {_ALL_FOUR}")
-                    if left_out := len(every.answers) - len(usable.answers):
+                    if left_out and strict:
+                        raise DataError(f"an answer without {_ALL_FOUR}")
+                    if left_out:
                         built.parts.refuse(f"an answer without {_ALL_FOUR}", draft.where, left_out)
             except DataError as error:
                 if strict:

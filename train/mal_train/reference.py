@@ -30,10 +30,8 @@ def reference_edits(row: Row, style: str, rng: random.Random) -> Iterator[Edit]:
     yield from _hh_rlhf(row, rng) if style == "hh-rlhf" else _ultrafeedback(row, rng)
 
 
-def comparable(row: Row, style: str) -> Row:
-    """The row with what the reference compares: for "ultrafeedback" its four ratings, of answers that have them all."""
-    if style == "hh-rlhf":
-        return row
+def comparable(row: Row) -> Row:
+    """The row with what the UltraFeedback script compares: its four ratings, of the answers that have them all."""
     four = (replace(a, ratings={o: r for o, r in a.ratings.items() if o.name in ULTRAFEEDBACK}) for a in row.answers)
     return replace(row, answers=tuple(answer for answer in four if len(answer.ratings) == len(ULTRAFEEDBACK)))
 

@@ -1,7 +1,7 @@
-"""Muon, the optimizer for matrices, orthogonalising in the type that is fast on this machine.
+"""Muon, the optimizer for matrices, orthogonalising in float32 or bfloat16.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without instructions for it does several times slower than
-float32, and a CPU with them twice as fast. This one needs tensors only, not the optimizer base class.
+``torch.optim.Muon`` does it in bfloat16, in which a CPU without instructions for it is several times slower than in
+float32, and one with them 1.7 times as fast. This one needs tensors only, not the optimizer base class.
 """
 
 from __future__ import annotations
