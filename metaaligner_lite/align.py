@@ -160,7 +160,8 @@ class Aligner:
             names = f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its layout"
             raise UsageError(f"{trained.header.path} {names}; name the one it was trained in with {known}")
         self.template = engine.model.template or template
-        if engine.adapter and list(engine.adapter.invocation) != invocation(self.template, engine.model):
+        self.known = self.manifest.objectives if self.manifest else {}
+        if engine.adapter and list(engine.adapter.invocation) != invocation(self.layout, self.template, engine.model):
             raise ModelError(
                 f"{trained.header.path} waits for another edit request than {engine.model.path.name} is sent; "
                 "it was trained for another base, another chat template or another version of this program"
@@ -190,6 +191,7 @@ class Aligner:
                 self.template,
                 answer_tokens=self._cached(draft),
                 history=history,
+                known=self.known,
             )
             for draft, objectives in drafts
         ]
@@ -224,7 +226,9 @@ class Aligner:
 
         def reading() -> Future[None]:
             text = answer or "-"  # something to find its place by
-            prompt = edit_prompt(self.layout, query, text, objectives, self.template, history=history)
+            prompt = edit_prompt(
+                self.layout, query, text, objectives, self.template, history=history, known=self.known
+            )
             place = max(i for i, piece in enumerate(prompt) if piece.content and piece.text == text)
             return worker.submit(self.engine.read_ahead, prompt[: place + bool(answer)])
 

@@ -22,7 +22,7 @@ def base(tiny_path):
 
 @pytest.fixture(scope="module")
 def adapter_path(base, tmp_path_factory):
-    words = invocation(ChatTemplate(tiny.CHATML), base)
+    words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     return tiny.write_adapter(tmp_path_factory.mktemp("adapter") / "a.gguf", words)
 
 

@@ -226,7 +226,7 @@ def test_a_shared_base_is_read_once(mal, models, tmp_path):
     from metaaligner_lite.prompts import ChatTemplate, invocation
 
     with open_model(models["policy"], repack=False) as base:
-        words = invocation(ChatTemplate(tiny.CHATML), base)
+        words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     adapter = tiny.write_adapter(tmp_path / "adapter.gguf", words)
     args = ("--adapter", adapter, "--layout", "conversation", "-o", "empathy", "--max-tokens", 9, "--json")
     code, out, _ = mal("align", "Hello?", "--policy", models["policy"], *args)

@@ -67,7 +67,7 @@ def test_two_real_processes(tiny_path, folder):
 
 def test_a_shared_base_keeps_what_it_read_either_way(tiny_path, folder, tmp_path):
     with open_model(tiny_path, repack=False) as base:
-        words = invocation(ChatTemplate(tiny.CHATML), base)
+        words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     adapter = tiny.write_adapter(tmp_path / "a.gguf", words)
 
     def run():
@@ -82,7 +82,7 @@ def test_a_shared_base_keeps_what_it_read_either_way(tiny_path, folder, tmp_path
 
 def test_another_adapter_or_scale_shares_nothing(tiny_path, folder, tmp_path, monkeypatch):
     with open_model(tiny_path, repack=False) as base:
-        words = invocation(ChatTemplate(tiny.CHATML), base)
+        words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     first, second = (tiny.write_adapter(tmp_path / f"{seed}.gguf", words, seed=seed) for seed in (1, 2))
 
     def reused(adapter):
