@@ -167,7 +167,7 @@ class _Given:
         self.ended = 0.0
 
     def answer(self, query: str, on_text: Any = None) -> Any:
-        from metaaligner_lite.llama.decode import Counts, Generation
+        from metaaligner_lite.generation import Counts, Generation
         from metaaligner_lite.policies import Draft
 
         case, engine = self._case, self._ours.policy_engine

@@ -29,8 +29,8 @@ from contestants import Tokenizer, _time_decodes
 from edits import case, copied_share
 
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, open_engine
+from metaaligner_lite.generation import Generation
 from metaaligner_lite.llama.context import Context
-from metaaligner_lite.llama.decode import Generation
 from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.policies import Draft

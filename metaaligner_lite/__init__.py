@@ -18,20 +18,17 @@ __version__ = "0.1.0"
 from .align import Aligner, Correction, align, align_each
 from .demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
 from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
+from .generation import Counts, Generation, Sampling
 from .manifest import Manifest
 from .objectives import Objective, load_catalogue, resolve
 from .policies import Draft, GgufPolicy, GivenAnswer, Policy
 from .prompts import Message
 
 if TYPE_CHECKING:
-    from .llama.decode import Counts, Generation, Sampling
     from .llama.engine import Engine, open_engine
 
 # These load llama.cpp, so they wait until they are used.
 _LATE = {
-    "Counts": ".llama.decode",
-    "Generation": ".llama.decode",
-    "Sampling": ".llama.decode",
     "Engine": ".llama.engine",
     "open_engine": ".llama.engine",
 }

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import ModelError, PromptTooLong, UsageError
+from .generation import GREEDY, Generation, OnText, Sampling
 from .objectives import Objective, resolve
 from .policies import Draft, Policy
 from .prompts import LAYOUTS, ChatTemplate, Message, edit_prompt, invocation
 
 if TYPE_CHECKING:
-    from .llama.decode import Generation, OnText, Sampling
     from .llama.engine import Engine
 
 
@@ -147,8 +147,6 @@ class Aligner:
         max_tokens: int | None = None,
         draft: bool = True,
     ) -> None:
-        from .llama.decode import GREEDY
-
         self.engine = engine
         trained = engine.adapter or engine.model
         self.manifest = trained.manifest
@@ -226,9 +224,7 @@ class Aligner:
 
         def reading() -> Future[None]:
             text = answer or "-"  # something to find its place by
-            prompt = edit_prompt(
-                self.layout, query, text, objectives, self.template, history=history, known=self.known
-            )
+            prompt = edit_prompt(self.layout, query, text, objectives, self.template, history=history, known=self.known)
             place = max(i for i, piece in enumerate(prompt) if piece.content and piece.text == text)
             return worker.submit(self.engine.read_ahead, prompt[: place + bool(answer)])
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from .generation import Counts, Generation
+
 if TYPE_CHECKING:
     from .align import Correction
-    from .llama.decode import Counts, Generation
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _SAME, _REMOVED, _ADDED = "same", "removed", "added"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .generation import GREEDY, Generation, OnText, Sampling
 from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt
 
 if TYPE_CHECKING:
-    from .llama.decode import Generation, OnText, Sampling
     from .llama.engine import Engine
 
 
@@ -59,8 +59,6 @@ class GgufPolicy:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        from .llama.decode import GREEDY
-
         self.engine = engine
         self.template = template or engine.model.template or PLAIN_DIALOGUE
         self.sampling = sampling or GREEDY

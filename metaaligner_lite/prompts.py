@@ -105,8 +105,8 @@ def edit_prompt(
     """The aligner's prompt: edit `answer` to `query` toward `objectives` (paper section 3.1, T(q, y, O, t)).
 
     `history` are the turns before the query, for layouts that know turns. `known` are the objectives that the aligner
-    was trained on, name -> description: the brief layout says no more than their names. `equal` asks for an equally good answer
-    (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV cache is to
+    was trained on, name -> description: the brief layout says no more than their names. `equal` asks for an equally
+    good answer (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV cache is to
     be continued (layouts in turns). Raises UsageError for an unknown layout, an empty list of objectives or turns
     that a layout has no place for, ModelError if one in turns is asked of a model without a chat template.
     """

@@ -113,7 +113,7 @@ def test_layout_comes_from_the_manifest(tmp_path):
 
 
 def test_without_manifest_the_layout_must_be_named(engine):
-    with pytest.raises(UsageError, match=r"has no manifest .* --layout conversation \| paper/hh-rlhf"):
+    with pytest.raises(UsageError, match=r"has no manifest .* --layout conversation \| conversation/brief"):
         Aligner(engine)
     with pytest.raises(UsageError, match="unknown prompt layout 'pape'; expected --layout conversation"):
         Aligner(engine, layout="pape")

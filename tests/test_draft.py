@@ -8,8 +8,8 @@ import tiny
 
 from mal_train.demo.generate import make_heldout
 from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, open_engine
+from metaaligner_lite.generation import Sampling
 from metaaligner_lite.llama.context import Context, common_prefix
-from metaaligner_lite.llama.decode import Sampling
 from metaaligner_lite.llama.draft import MOST, BatchCosts, Drafter
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.objectives import resolve

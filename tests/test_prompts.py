@@ -163,7 +163,9 @@ def test_the_request_position_is_its_turns_special_token():
     ids, start = encode_request(prompt, vocabulary)
     assert ids == encode(prompt, vocabulary)
     assert vocabulary.decode(ids[start:]).startswith("«<|im_start|>»user\nEdit your answer to improve it")
-    assert ids[start : start + len(invocation("conversation", CHATML, vocabulary))] == invocation("conversation", CHATML, vocabulary)
+    assert ids[start : start + len(invocation("conversation", CHATML, vocabulary))] == invocation(
+        "conversation", CHATML, vocabulary
+    )
     asked = chat_prompt([Message("user", "Q")], CHATML)
     assert encode_request(asked, vocabulary)[1] == len(encode(asked, vocabulary))
 

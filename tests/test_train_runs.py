@@ -346,9 +346,7 @@ def test_metrics_that_were_not_measured_are_left_out():
 def test_the_invocation_is_the_beginning_of_the_edit_request(base):
     tokens = load_tokens(base)
     begins = invocation("conversation", tokens.template, tokens)
-    assert tokens.tokenizer.decode(begins, skip_special_tokens=False).startswith(
-        "<|im_start|>user\nEdit your answer"
-    )
+    assert tokens.tokenizer.decode(begins, skip_special_tokens=False).startswith("<|im_start|>user\nEdit your answer")
     with pytest.raises(UsageError, match="paper/imhi.*use one of conversation"):
         invocation("paper/imhi", tokens.template, tokens)
 

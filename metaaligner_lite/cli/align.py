@@ -132,9 +132,9 @@ def align(
     from ..align import Aligner, align_each
     from ..demo import DEMO_ALIGNER, DEMO_POLICY
     from ..errors import UsageError
+    from ..generation import Sampling
     from ..gguf_file import read_header
     from ..llama.context import KV_TYPES
-    from ..llama.decode import Sampling
     from ..llama.engine import open_engine
     from ..objectives import load_catalogue, resolve
     from ..policies import GgufPolicy, GivenAnswer, Policy
