@@ -106,9 +106,9 @@ def edit_prompt(
 
     `history` are the turns before the query, for layouts that know turns. `known` are the objectives that the aligner
     was trained on, name -> description: the brief layout says no more than their names. `equal` asks for an equally
-    good answer (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV cache is to
-    be continued (layouts in turns). Raises UsageError for an unknown layout, an empty list of objectives or turns
-    that a layout has no place for, ModelError if one in turns is asked of a model without a chat template.
+    good answer (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV
+    cache is to be continued (layouts in turns). Raises UsageError for an unknown layout, an empty list of objectives
+    or turns that a layout has no place for, ModelError if one in turns is asked of a model without a chat template.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")

@@ -144,13 +144,14 @@ def test_drafts_never_change_the_text(model, seed, temperature):
     rng = random.Random(seed)
     sampling = Sampling(temperature=temperature, seed=seed)
     prompt = [rng.randrange(3, 259) for _ in range(20)]
-    with Context(model, 512, threads=1) as context:
+    # In 32 bits: rounded to 16, keys and values of a batch and of single tokens part on some processors.
+    with Context(model, 512, threads=1, kv="f32") as context:
         context.costs = Free()
         plain = tiny.write(context, prompt, 80, sampling)
         source = [token if rng.random() < 0.9 else rng.randrange(3, 259) for token in plain.tokens]
         drafted = tiny.write(context, prompt, 80, sampling, drafter=Drafter(source))
         after = tiny.write(context, [*prompt, *plain.tokens[:40]], 40, sampling)
-        fresh = Context(model, 512, threads=1)
+        fresh = Context(model, 512, threads=1, kv="f32")
         assert after.tokens == tiny.write(fresh, [*prompt, *plain.tokens[:40]], 40, sampling).tokens
         fresh.close()
     assert drafted.tokens == plain.tokens
