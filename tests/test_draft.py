@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from mal_train.demo.generate import make_heldout
-from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, open_engine
+from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, GgufAligner, GgufPolicy, open_engine
 from metaaligner_lite.generation import Sampling
 from metaaligner_lite.llama.context import Context, common_prefix
 from metaaligner_lite.llama.draft import MOST, BatchCosts, Drafter
@@ -203,7 +203,7 @@ def test_sampling_with_drafts_keeps_the_distribution(model):
 
 
 def test_a_run_repeats_itself_batch_by_batch(model):
-    """Draft lengths follow from the texts alone, never from the clock: so a command gives the same text again."""
+    """Answer lengths follow from the texts alone, never from the clock: so a command gives the same text again."""
     prompt, counts = list(range(10, 30)), []
     with Context(model, 512, threads=1) as context:
         source = tiny.write(context, prompt, 60).tokens
@@ -251,7 +251,7 @@ def test_drafts_never_change_the_embedded_pairs_texts():
     rows = [make_heldout(rng) for _ in range(200)]
     gaps, accepted = [], 0
     with open_engine(DEMO_POLICY, threads=1) as policy_engine, open_engine(DEMO_ALIGNER, threads=1) as engine:
-        policy, plain, drafting = GgufPolicy(policy_engine), Aligner(engine, draft=False), Aligner(engine)
+        policy, plain, drafting = GgufPolicy(policy_engine), GgufAligner(engine, draft=False), GgufAligner(engine)
         for row in rows:
             draft, wanted = policy.answer(row["query"]), resolve(row["objectives"])
             (expected,), (drafted,) = (aligner.edit(row["query"], [(draft, wanted)]) for aligner in (plain, drafting))
