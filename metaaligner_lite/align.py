@@ -95,6 +95,8 @@ def align_each(
     else:
         answer = policy.answer(query, on_answer, *turns)
     corrections = [Correction(query, objectives, answer, answer.text, aligner.layout) for objectives in wanted]
+    if answer.reasoning and not answer.text:
+        return [replace(correction, failure="the policy wrote only thoughts, no answer") for correction in corrections]
     open_ = dict(enumerate([answer] * len(wanted)))  # what the next round edits, by correction
     for _ in range(rounds):
         try:

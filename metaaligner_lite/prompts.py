@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from .errors import ModelError, UsageError
 from .objectives import Objective
+from .thoughts import opened_thoughts
 
 CONVERSATION = "conversation"
 BRIEF = "conversation/brief"
@@ -65,6 +66,8 @@ class Piece:
 
 
 _BETWEEN = Piece("\n\n", content=True)  # between the texts of turns that were made one
+
+SYSTEM_MOVED = "the system text stands before the user's, since this prompt has no place for it"
 
 Prompt = tuple[Piece, ...]
 Turn = tuple[str, Prompt]  # a role and what it says
@@ -128,7 +131,7 @@ def edit_prompt(
         return _need(template).render([*before, _turn("user", query), ("assistant", weak), ("user", request)])
     if any(message.role == "system" for message in history):  # these layouts have no place for it either
         *before, (_, asked) = system_into_user([*(_turn(m.role, m.content) for m in history), _turn("user", query)])
-        history = [Message(role, text_of(content)) for role, content in before]
+        history = _messages(before)
         query = text_of(asked)
     if layout == "paper/hh-rlhf" and (history or "Human:" not in query):
         query = _dialogue(query, history)
@@ -140,6 +143,38 @@ def edit_prompt(
 def chat_prompt(messages: Iterable[Message], template: ChatTemplate) -> Prompt:
     """A conversation up to the point where the assistant speaks next."""
     return template.render([_turn(message.role, message.content) for message in messages])
+
+
+def fit(messages: Sequence[Message], template: ChatTemplate | None) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """A conversation as a chat template can hold it, and what was changed for it, in words (see ChatTemplate.fit).
+
+    None stands for the layouts without turns of a template: they have no place for a system text.
+    """
+    turns = [_turn(message.role, message.content) for message in messages]
+    if template is None:
+        moved = (SYSTEM_MOVED,) * any(role == "system" for role, _ in turns)
+        return _messages(system_into_user(turns)), moved
+    held, notes = template.fit(turns)
+    return _messages(held), notes
+
+
+def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+    return tuple(Message(role, text_of(content)) for role, content in turns)
+
+
+def run_on_marks(template: ChatTemplate | None, specials: Mapping[str, int]) -> tuple[str, ...]:
+    """What begins the user's next turn in the text of a model that goes on to invent it (see ChatTemplate.marks).
+
+    Models without a template of their own have seen dialogues of both kinds.
+    """
+    if template is None or template == PLAIN_DIALOGUE:
+        return ("User:", "Human:")
+    return template.marks(specials)
+
+
+def opens_thoughts(prompt: Prompt) -> str:
+    """The mark with which a prompt begins the assistant's thoughts for it; "" if it leaves that to the model."""
+    return "" if prompt[-1].content else opened_thoughts(prompt[-1].text)
 
 
 def completion_end(layout: str, template: ChatTemplate | None, eos: str) -> Prompt:
@@ -251,13 +286,6 @@ class ChatTemplate:
         """
         return self._held(turns, True)[1:]
 
-    def opens_thoughts(self) -> str:
-        """The mark with which the template begins the assistant's thoughts for it; "" if it leaves that to the model."""
-        from .thoughts import opened_thoughts
-
-        last = self.render([_turn("user", "q")])[-1]
-        return "" if last.content else opened_thoughts(last.text)
-
     def marks(self, specials: Mapping[str, int]) -> tuple[str, ...]:
         """How the user's next turn begins, if no special token ends the assistant's: text that a model runs on with.
 
@@ -290,7 +318,7 @@ class ChatTemplate:
         raise first
 
     def _pieces(self, turns: Sequence[Turn], open_turn: bool, in_parts: bool) -> Prompt:
-        """`in_parts` gives each text as a list of content parts, as templates of models that also see pictures expect."""
+        """`in_parts` gives each text as a list of content parts, as templates of models that see pictures expect."""
         from . import sandbox
 
         slots = {f"MALSLOT{i}X": content for i, (_, content) in enumerate(turns)}
@@ -330,11 +358,12 @@ class _Unending(ModelError):
 
 def _ways(turns: Sequence[Turn]) -> Iterator[tuple[list[Turn], tuple[str, ...]]]:
     """The turns, then in ways that narrower templates hold, each with what was changed so far."""
-    now, notes = list(turns), ()
+    now = list(turns)
+    notes: tuple[str, ...] = ()
     yield now, notes
     for change, note in (
         (join_neighbours, "neighbouring turns of one role were joined"),
-        (system_into_user, "the system text stands before the user's, since this chat template has no place for it"),
+        (system_into_user, SYSTEM_MOVED),
         (_user_first, "an empty turn of the user stands first, since this chat template lets no assistant begin"),
     ):
         changed = change(now)

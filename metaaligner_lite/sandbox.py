@@ -17,11 +17,12 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateRuntimeError, Undefined, nodes, pass_eval_context
 from jinja2.environment import Template
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import do_indent, do_join, do_replace
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 STEPS = 500_000
@@ -95,16 +96,16 @@ class _Generation(Extension):
 class _Count(NodeTransformer):
     """Puts a step at the head of each loop and macro, and lets ~ ask for room."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         return self._counted(node)
 
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
         return self._counted(node)
 
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:  # noqa: N802
         return self._counted(node)
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return _call("joined", *node.nodes).set_lineno(node.lineno)
 
@@ -146,9 +147,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        return _Count().visit(tree)  # type: ignore[no-any-return]
+        counted: nodes.Template = _Count().visit(tree)
+        return counted
 
-    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         if budget := _budget.get():
             budget.step()
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
@@ -181,7 +183,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         owner = getattr(value, "__self__", None)
-        if isinstance(owner, str) and getattr(value, "__name__", "") in ("format", "format_map") and _WIDE_BRACES.search(owner):
+        if (
+            isinstance(owner, str)
+            and getattr(value, "__name__", "") in ("format", "format_map")
+            and _WIDE_BRACES.search(owner)
+        ):
             raise SecurityError("it formats a text to a width of thousands")
         return super().wrap_str_format(value)
 
@@ -223,13 +229,13 @@ def _tojson(
 def _join(context: EvalContext, value: Any, d: str = "", attribute: str | int | None = None) -> str:
     items = _few(value)
     _fits(_weight(items) + len(d) * len(items))
-    return do_join(context, items, d, attribute)
+    return str(do_join(context, items, d, attribute))
 
 
 @pass_eval_context
 def _replace(context: EvalContext, s: str, old: str, new: str, count: int | None = None) -> str:
     _room_to_replace(str(s), old, new)
-    return do_replace(context, s, old, new, count)
+    return str(do_replace(context, s, old, new, count))
 
 
 def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:

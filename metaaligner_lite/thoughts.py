@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 # What opens thoughts, and what closes them. Compared without regard to case.
@@ -48,7 +48,7 @@ _OPENINGS = (*_THOUGHTS, *_ANSWERS, *_HEADS)
 _MARKS = {*_OPENINGS, *_THOUGHTS.values(), *_ANSWERS.values(), *_TURN_ENDS, _MESSAGE, "<|begin|>", "<|channel>"}
 
 _CLOSE = r"(?P<mark></think(?:ing)?>|\[/THINK\]|</seed:think>)"
-_LONE_CLOSE = re.compile(rf"(?:\A|(?<=[.!?…:)。！？\n]))[ \t]*{_CLOSE}")  # noqa: RUF001
+_LONE_CLOSE = re.compile(rf"(?:\A|(?<=[.!?…:)。！？\n]))[ \t]*{_CLOSE}")
 _LONE_CLOSE_OF_A_LINE = re.compile(rf"(?<=[^\s`'\"]){_CLOSE}[ \t]*(?=\n|\Z)")
 _BARE_CHANNELS = re.compile(r"analysis(?=[A-Z])(?P<thoughts>.*?)assistant\s*final(?P<answer>.*)", re.DOTALL)
 
@@ -91,9 +91,11 @@ def opened_thoughts(prompt_end: str) -> str:
     return next((mark for mark in _THOUGHTS if end.endswith(mark)), "")
 
 
-def is_mark(text: str) -> bool:
-    """Whether a special token's text must be seen, to tell thoughts from the answer."""
-    return text.translate(_LOWER) in _MARKS
+def marks_among(specials: Mapping[str, int]) -> frozenset[int]:
+    """The special tokens of a vocabulary (text -> id) that must be seen as text, to tell thoughts from the answer."""
+    found = {text.translate(_LOWER): token for text, token in specials.items() if text.translate(_LOWER) in _MARKS}
+    thinks = any(text in _HEADS or text in _THOUGHTS or text == "<|channel>" for text in found)
+    return frozenset(found.values()) if thinks else frozenset()
 
 
 class ThoughtFilter:
@@ -184,9 +186,7 @@ class ThoughtFilter:
             self._held = self._held[place if end in _HEADS else place + len(end) :]
             self._step = self._begin
             return before, True
-        keep = max(
-            (size for end in self._ends for size in range(1, len(end)) if low.endswith(end[:size])), default=0
-        )
+        keep = max((size for end in self._ends for size in range(1, len(end)) if low.endswith(end[:size])), default=0)
         cut = len(self._held) - keep
         before, self._held = self._held[:cut], self._held[cut:]
         return before, False

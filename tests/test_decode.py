@@ -10,9 +10,9 @@ from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 
 
-def stream(chunks):
+def stream(chunks, marks=("Human:", "User:")):
     seen = []
-    text_stream = TextStream(seen.append)
+    text_stream = TextStream(seen.append, marks)
     for chunk in chunks:
         if not text_stream.feed(chunk if isinstance(chunk, bytes) else chunk.encode()):
             break

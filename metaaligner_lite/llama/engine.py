@@ -58,14 +58,15 @@ class Engine:
         on_text: OnText | None = None,
         copies: Sequence[Sequence[str]] = (),
         adapted: bool = False,
+        marks: Sequence[str] = (),
     ) -> list[Generation]:
         """Write a continuation of each prompt, side by side; `on_text` gets the text of the first as it grows.
 
         At most `max_tokens` each (if None: `usual`) or what the context has left, but there must be room for
         `expected` ones, or for `max_tokens` if that is less. `copies` are, for each prompt, texts that will probably
         be repeated in parts: drafts are taken from them. `adapted` lets the adapter act from the edit request on.
-        Raises PromptTooLong, with the numbers, before
-        anything is read.
+        A text ends before a turn of the user's that begins with one of `marks`. Raises PromptTooLong, with the
+        numbers, before anything is read.
         """
         spelled: dict[str, list[int]] = {text: self.model.encode_text(text) for texts in copies for text in texts}
         tasks = []
@@ -80,6 +81,7 @@ class Engine:
                     on_text if i == 0 else None,
                     Drafter(*(spelled[text] for text in copies[i])) if copies else None,
                     request if adapted else NEVER,
+                    marks,
                 )
             )
         size = sum(len(task.prompt) + task.max_tokens for task in tasks)
