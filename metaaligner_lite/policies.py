@@ -44,8 +44,8 @@ class Policy(Protocol):
 class GivenAnswer:
     """A policy that was asked elsewhere: its answer is at hand, and may be empty.
 
-    Thoughts before it are taken apart. `generation`, `reasoning` and `notes` tell of its writing, if a model wrote it that is
-    closed by now.
+    Thoughts before it are taken apart. `generation`, `reasoning` and `notes` tell of its writing, if a model wrote it
+    that is closed by now.
     """
 
     text: str

@@ -25,7 +25,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-STEPS = 500_000
+STEPS = 200_000
 SECONDS = 10.0
 LARGEST = 4_000_000  # characters or items of one value
 WRITTEN = 64_000_000  # characters that one rendering writes in all
@@ -153,6 +153,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         if budget := _budget.get():
             budget.step()
+        if obj is _Environment.step:
+            return obj(*args)
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str) and name == "join" and args:
             args = (_few(args[0]), *args[1:])
@@ -282,16 +284,16 @@ def _few(items: Any) -> list[Any]:
 
 
 def _weight(value: Any) -> int:
-    """Characters and items in a value, counted as often as they would be written."""
+    """The size of a value in characters, its items counted as often as they would be written, ten for each."""
     total, waiting = 0, [value]
     while waiting:
         one = waiting.pop()
-        total += len(one) if isinstance(one, str) else 1
+        total += len(one) if isinstance(one, str) else 10
         if isinstance(one, dict):
             waiting += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple):
             waiting += one
-        _fits(total + len(waiting))
+        _fits(total + 10 * len(waiting))
     return total
 
 
