@@ -14,6 +14,7 @@ def said(chat):
 PLAIN = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]
 TURNS = [("s", "S"), ("u", "U"), ("a", "A")]
 SHAREGPT = [{"from": "system", "value": "S"}, {"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}]
+PART = [{"type": "text", "text": "S"}]
 PARTS = [{"type": "text", "text": "U"}, "V", {"type": "input_text", "text": "W"}, {"text": "X"}]
 
 
@@ -25,7 +26,7 @@ PARTS = [{"type": "text", "text": "U"}, "V", {"type": "input_text", "text": "W"}
         ({"messages": PLAIN}, TURNS, ""),
         ({"conversations": SHAREGPT}, TURNS, ""),
         ({"conversations": SHAREGPT[1:], "system": "S"}, TURNS, ""),
-        ({"system": [{"type": "text", "text": "S"}], "messages": PLAIN[1:], "model": "m"}, TURNS, "not read in x: model"),
+        ({"system": PART, "messages": PLAIN[1:], "model": "m"}, TURNS, "not read in x: model"),
         ({"history": [["U", "A"]]}, TURNS[1:], ""),
         ([["U", "A"], ["U2", None]], [*TURNS[1:], ("u", "U2")], ""),
         ([{"messages": PLAIN}], TURNS, ""),
@@ -36,7 +37,7 @@ PARTS = [{"type": "text", "text": "U"}, "V", {"type": "input_text", "text": "W"}
         ([{"role": "user", "content": PARTS}], [("u", "U\nV\nW\nX")], ""),
         ([{"role": "user", "content": "a\r\nb\ufeff"}], [("u", "a\nb\ufeff")], ""),
         ([{"role": "user", "content": "\ufeffa"}], [("u", "a")], ""),
-        ([PLAIN[1], {"role": "user", "content": "U2"}], [("u", "U\n\nU2")], "neighbouring turns of one role were joined"),
+        ([PLAIN[1], {"role": "user", "content": "U2"}], [("u", "U\n\nU2")], "turns of one role were joined"),
         ([PLAIN[1], {"role": "assistant", "content": " "}], [("u", "U")], "turns without text were left out"),
         (
             [
@@ -52,8 +53,7 @@ PARTS = [{"type": "text", "text": "U"}, "V", {"type": "input_text", "text": "W"}
          [("u", "U\n\nResult of the tool:\n7")], "tool calls were left out"),
         ([PLAIN[1], {"role": "assistant", "content": "<think>\nh\n</think>\n\nA"}], TURNS[1:], "thoughts"),
         ([PLAIN[1], {"role": "assistant", "content": "A", "reasoning_content": "h"}], TURNS[1:], "thoughts"),
-        ([PLAIN[1], {"role": "assistant", "content": [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": "A"}]}],
-         TURNS[1:], "thoughts"),
+        ([PLAIN[1], {"role": "assistant", "content": [{"type": "thinking"}, "A"]}], TURNS[1:], "thoughts"),
         ([{"role": "user", "content": "<think> is a tag"}], [("u", "<think> is a tag")], ""),
     ],
 )  # fmt: skip

@@ -123,8 +123,7 @@ def test_a_conversation_goes_on(align, tmp_path):
         ("{", "cannot read the conversation"),
         ("{}", "holds no conversation; expected a list"),
         ("[1]", "turn 1 in .* is not one"),
-        ('[{"role": "user", "content": "a", "name": "b"}]', "turn 1 in .* is not one"),
-        ('[{"role": "user", "content": 5}]', "turn 1 in .* is not one"),
+        ('[{"role": "user", "content": 5}]', "turn 1 in .* holds int where its text should be"),
         ('[{"role": "robot", "content": "a"}]', "has the role 'robot'"),
         ('[{"role": "user", "content": "a"}]', "ends with the user's turn"),
     ],
@@ -135,6 +134,47 @@ def test_a_file_that_is_no_conversation(align, tmp_path, text, message):
     code, _, err = align("Hello?", "-o", "empathy", "--history", path)
     assert code == 1
     assert re.search(message, err.replace("\n", " "))
+
+
+def test_a_system_text_for_the_policy(align, tmp_path):
+    path = tmp_path / "system.txt"
+    path.write_text("Be kind.", encoding="utf-16")
+    alone, told, read = (
+        json.loads(align("Hello?", "-o", "empathy", "--json", *system)[1])
+        for system in ((), ("--system", "Be kind."), ("--system", f"@{path}"))
+    )
+    assert told["policy"]["read"] == read["policy"]["read"] > alone["policy"]["read"]
+    assert told["aligner"]["read"] == read["aligner"]["read"] > alone["aligner"]["read"]
+
+
+def test_what_a_template_cannot_hold_is_said_once(align, tmp_path):
+    template = tmp_path / "strict.jinja"
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
+    template.write_text("\ufeff" + strict, encoding="utf-8")
+    code, _, err = align("Hello?", "-o", "empathy", "--system", "Be kind.", "--chat-template", template)
+    assert code == 0
+    assert err.count("the system text stands before the user's") == 1
+
+
+def test_thoughts_are_no_part_of_the_answer(align):
+    text = "<think>\nThe user is upset.\n</think>\n\nCheck the page."
+    code, out, _ = align("Hello?", "-o", "empathy", "--answer", text, "--json")
+    split, plain = (
+        json.loads(out),
+        json.loads(align("Hello?", "-o", "empathy", "--answer", "Check the page.", "--json")[1]),
+    )
+    assert code == 0
+    assert (split["answer"], split["reasoning"], plain["reasoning"]) == ("Check the page.", "The user is upset.", "")
+    assert split["text"] == plain["text"]
+    code, out, err = align("Hello?", "-o", "empathy", "--answer", "<think>\nThe user is", "--json")
+    assert code == 1
+    assert (json.loads(out)["answer"], json.loads(out)["aligned"]) == ("", False)
+    assert "the policy wrote only thoughts, no answer" in err
+
+
+def test_standard_input_with_a_byte_order_mark_and_windows_lines(align):
+    typed = json.loads(align("-o", "empathy", "--json", stdin="\ufeffHello?\r\nIs it late?\r\n")[1])
+    assert typed["query"] == "Hello?\nIs it late?"
 
 
 def test_several_sets_of_objectives(align):

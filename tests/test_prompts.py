@@ -165,7 +165,7 @@ GROW = "{% set n = namespace(x=START) %}{% for i in range(60) %}{% set n.x = STE
         (LOOP, "more than 20,000 steps"),
         ("{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}", "failed"),
         (
-            "{% set l = range(9999)|list %}{% for a in l %}{% for b in l if b < 0 %}{% endfor %}{{ l|join }}{% endfor %}",
+            "{% set l = range(9999)|list %}{% for a in l %}{% for b in l if b < 0 %}{% endfor %}{% endfor %}",
             "more than 1 seconds",
         ),
         (GROW.replace("START", "'ab'").replace("STEP", "n.x ~ n.x"), "a value of more than"),
@@ -245,6 +245,10 @@ STRICT = ChatTemplate(
 )
 
 
+DEAF = ChatTemplate("{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}")
+FREE = ChatTemplate("{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}")
+
+
 @pytest.mark.parametrize(
     ("template", "turns", "expected", "notes"),
     [
@@ -256,10 +260,8 @@ STRICT = ChatTemplate(
         (STRICT, ["uQ", "aA", "sS"], "<u>Q<a>A<u>S", ["the system text"]),
         (STRICT, ["aA", "uQ"], "<u><a>A<u>Q", ["an empty turn"]),
         (STRICT, ["sS", "aA", "uQ"], "<u><a>A<u>S\n\nQ", ["the system text", "an empty turn"]),
-        (ChatTemplate("{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}"), ["sS", "uQ"], "S\n\nQ|",
-         ["the system text"]),
-        (CHATML, ["sS", "uQ", "uR"], "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>user\n"
-         "R<|im_end|>\n<|im_start|>assistant\n", []),
+        (DEAF, ["sS", "uQ"], "S\n\nQ|", ["the system text"]),
+        (FREE, ["sS", "uQ", "uR", "aA"], "<s>S<u>Q<u>R<a>A", []),
         (None, ["sS", "uQ"], "S\n\nQ", ["the system text"]),
     ],
 )  # fmt: skip

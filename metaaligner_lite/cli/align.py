@@ -232,7 +232,7 @@ def _typed(context: typer.Context, option: str) -> bool:
 
 def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]:
     """Fill the one text that was left to standard input: the query by default, the answer if it is '-'."""
-    from ..errors import UsageError
+    from ..errors import FileProblem, UsageError
     from ..files import decode_text
 
     query_waits = query in (None, "-")
@@ -242,7 +242,10 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
         return str(query), answer
     if query is None and sys.stdin.isatty():
         raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
-    read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
+    try:
+        read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
+    except FileProblem as error:
+        raise UsageError(str(error)) from error
     return (read, answer) if query_waits else (str(query), read)
 
 
