@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .generation import GREEDY, Generation, OnText, Sampling
+from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt
 
 if TYPE_CHECKING:
@@ -29,8 +29,18 @@ class Policy(Protocol):
     the answer while it writes.
     """
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
-        """The weak answer to `query`; `on_text` gets it as it grows. `history` is given if there were turns before."""
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """The weak answer to `query`; `on_text` gets it as it grows.
+
+        `history` is given if there were turns before, `stop` if the caller may want to end it early.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,14 @@ class GivenAnswer:
     text: str
     generation: Generation | None = None
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
         """The given text, whatever the query."""
         return Answer(self.text, self.generation)
 
@@ -64,8 +81,17 @@ class GgufPolicy:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
         """The model's answer. Raises PromptTooLong if conversation and answer do not fit its context."""
         prompt = chat_prompt([*history, Message("user", query)], self.template)
-        (generation,) = self.engine.run([prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
+        (generation,) = self.engine.run(
+            [prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text, stop=stop
+        )
         return Answer(generation.text, generation, self.engine)
