@@ -41,9 +41,9 @@ def examine() -> dict[str, Any]:
     from .. import __version__
     from ..demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
     from ..errors import ModelError
-    from ..llama.context import default_threads
     from ..llama.library import library
-    from ..llama.probe import probe, processor_name
+    from ..llama.machine import default_threads, processor_name
+    from ..llama.probe import probe
     from ..llama.tune import count
     from ..paths import cache_dir, config_dir
 

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections import deque
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,18 @@ def library() -> ModuleType:
     lib.llama_backend_init()
     module: ModuleType = lib
     return module
+
+
+def library_build() -> str:
+    """Version, place and date of the library, without loading it."""
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
+    spec = find_spec("llama_cpp")
+    folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
+    files = sorted(folder.glob("*llama*")) if folder.is_dir() else []
+    stamps = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return f"llama-cpp-python {version('llama-cpp-python')} {folder} {' '.join(stamps)}"
 
 
 def _remember(level: int, text: bytes, _: Any) -> None:
