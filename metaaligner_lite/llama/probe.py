@@ -2,8 +2,8 @@
 
 On CPUs with AMX, llama.cpp built by an affected GCC (12.2; very likely GCC bug 114098) dies of SIGSEGV in its
 first batch of repacked weights (ggml-org/llama.cpp#20824). A crash cannot be caught in the process, so a child
-runs one batch of the embedded model; the answer is remembered per machine and library build. Where it crashes,
-models are loaded without repacking: correct, and slower.
+runs one batch of a tiny model of its own (probe.gguf); the answer is remembered per machine and library build.
+Where it crashes, models are loaded without repacking: correct, and slower.
 """
 
 from __future__ import annotations

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from ..demo import DEMO_ALIGNER
+from pathlib import Path
+
 from .context import Context
 from .model import open_model
+
+PROBE = Path(__file__).with_name("probe.gguf")  # bench/probe_model.py makes it
 
 
 def main() -> None:
     """Read a batch; where llama.cpp crashes, this process dies."""
-    with open_model(DEMO_ALIGNER, gpu_layers=0, repack=True) as model, Context(model, 256) as context:
+    with open_model(PROBE, gpu_layers=0, repack=True) as model, Context(model, 256) as context:
         context.read([token % model.n_vocab for token in range(1, 129)])
 
 
