@@ -1,10 +1,15 @@
 import ast
+import os
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import metaaligner_lite
+from metaaligner_lite.cli import doctor
+from metaaligner_lite.llama import machine, tune
 
 PACKAGE = Path(metaaligner_lite.__file__).parent
 
@@ -45,5 +50,216 @@ def test_a_circle_would_be_found(tmp_path):
         (package / f"{name}.py").write_text(text)
     with pytest.raises(CycleError):
         list(TopologicalSorter(imports(package)).static_order())
-    (package / "sub" / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..a import g\n")
+    (package / "sub" / "b.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..a import g\n"
+    )
     list(TopologicalSorter(imports(package)).static_order())
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    """A folder that looks like / to `machine`."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V2 = "0::/a/b\n"
+V1 = "12:cpu,cpuacct:/docker/x\n3:cpuset:/\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "granted"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2.0),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
+        # Nested groups: the least counts, wherever it stands; a group beside them does not.
+        (
+            {"proc/self/cgroup": V2, "sys/fs/cgroup/a/b/cpu.max": "250000 100000", "sys/fs/cgroup/a/cpu.max": "max 1"},
+            2.5,
+        ),
+        (
+            {"proc/self/cgroup": V2, "sys/fs/cgroup/a/b/cpu.max": "max 9", "sys/fs/cgroup/a/cpu.max": "300000 100000"},
+            3.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": V2,
+                "sys/fs/cgroup/cpu.max": "400000 100000",
+                "sys/fs/cgroup/a/cpu.max": "100000 50000",
+                "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
+                "sys/fs/cgroup/a/c/cpu.max": "100000 100000",
+            },
+            2.0,
+        ),
+        ({"proc/self/cgroup": "0::/../x\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2.0),
+        # Version 1, by either name of the mount, seen from the host and from inside the container.
+        (
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us": "150000\n",
+                "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            1.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000",
+            },
+            4.0,
+        ),
+        ({"proc/self/cgroup": V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000"}, None),
+        # The controller of version 1 beside the groups of version 2.
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/x\n0::/y\n",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "200000",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/unified/y/cpu.max": "max 100000",
+            },
+            2.0,
+        ),
+        *(
+            ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": damaged}, None)
+            for damaged in (
+                "",
+                "max",
+                "x y",
+                "0 0",
+                "-1 100000",
+                "200000",
+                "1 2 3",
+                "200000 -5",
+                "²0 1",
+                "9" * 5000 + " 1",
+            )
+        ),
+        *(
+            ({"proc/self/cgroup": damaged, "sys/fs/cgroup/cpu.max": "200000 100000"}, None)
+            for damaged in ("", "\n\n", "12:cpuset:/\n")
+        ),
+    ],
+)
+def test_the_quota_of_control_groups(tmp_path, files, granted):
+    assert machine.quota(tree(tmp_path, files)) == granted
+
+
+def test_what_cannot_be_read_is_no_quota(tmp_path):
+    root = tree(tmp_path, {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max/a-folder": ""})
+    (root / "sys/fs/cgroup/cpu.max").write_bytes(b"\xff\xfe 1")
+    assert machine.quota(root) is None
+    (root / "proc/self/cgroup").unlink()
+    (root / "sys/fs/cgroup/cpu.max").write_text("200000 100000")
+    assert machine.quota(root) is None
+
+
+@pytest.mark.parametrize(
+    ("granted", "threads", "said"),
+    [
+        ("200000 100000", 2, "2 of 8 cores: the container's quota"),
+        ("290000 100000", 2, "2 of 8 cores: the container's quota"),
+        ("20000 100000", 1, "1 of 8 cores: the container's quota"),
+        ("800000 100000", 8, "all 8 cores"),
+        ("6400000 100000", 8, "all 8 cores"),
+        ("max 100000", 8, "all 8 cores"),
+    ],
+)
+def test_no_more_threads_than_the_quota(tmp_path, monkeypatch, granted, threads, said):
+    monkeypatch.setattr(machine, "_allowed", lambda: set(range(8)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    root = tree(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": granted})
+    assert (machine.hardware_threads(root), machine.default_threads(root)) == (threads, threads)
+    assert machine.threads_said(root) == said
+
+
+def test_quota_affinity_and_cores_that_are_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    pairs = {f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": f"{i % 4},{i % 4 + 4}\n" for i in range(8)}
+    root = tree(tmp_path, pairs | {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000"})
+
+    def found(allowed, granted):
+        monkeypatch.setattr(machine, "_allowed", lambda: set(range(allowed)))
+        (root / "sys/fs/cgroup/cpu.max").write_text(granted)
+        return machine.hardware_threads(root), machine.default_threads(root), machine.threads_said(root)
+
+    assert found(8, "max 100000") == (8, 4, "4: one for each two of 8 that share a core")
+    assert found(8, "600000 100000") == (6, 4, "6 of 8 cores: the container's quota")
+    assert found(8, "300000 100000") == (3, 3, "3 of 8 cores: the container's quota")
+    assert found(3, "600000 100000") == (3, 3, "3 of 8 cores: this process may use no others")
+
+
+def test_tuning_tries_no_more_threads_than_the_quota(monkeypatch):
+    monkeypatch.setattr(machine, "_allowed", lambda: set(range(8)))
+    monkeypatch.setattr(machine, "quota", lambda root: None)
+    assert max(max(pair) for pair in tune._thread_pairs()) > 2
+    monkeypatch.setattr(machine, "quota", lambda root: 2.5)
+    assert max(max(pair) for pair in tune._thread_pairs()) == 2
+
+
+def test_the_doctor_tells_of_quota_and_spinning(monkeypatch):
+    monkeypatch.setattr(machine, "_allowed", lambda: set(range(8)))
+    monkeypatch.setattr(machine, "quota", lambda root: 2.0)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    for name in machine.SPINNING:
+        monkeypatch.delenv(name, raising=False)
+    facts = doctor.examine()
+    assert facts["threads"] == "2 of 8 cores: the container's quota"
+    assert facts["spinning"] == "as your environment says (OMP_WAIT_POLICY=passive)"
+
+
+def test_spinning_is_bounded_unless_the_environment_says_how_threads_wait():
+    environment = {"HOME": "/x"}
+    assert machine.spinning_said(environment) == "as the library does by itself"
+    machine.bound_spinning(environment)
+    assert environment == {"HOME": "/x", **machine.SPINNING}
+    assert machine.spinning_said(environment).startswith("bounded (GOMP_SPINCOUNT=1000")
+    machine.bound_spinning(environment)  # a child inherits it
+    assert environment == {"HOME": "/x", **machine.SPINNING}
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"GOMP_SPINCOUNT": "5"}, {"OMP_WAIT_POLICY": "active"}, {"KMP_BLOCKTIME": "200"}, {"GOMP_SPINCOUNT": ""}]
+)
+def test_a_users_own_setting_stays(theirs):
+    environment = dict(theirs)
+    machine.bound_spinning(environment)
+    assert environment == theirs
+    assert machine.spinning_said(environment).startswith("as your environment says")
+
+
+LOADS = {
+    "llama.cpp": "from metaaligner_lite.llama.library import library; library()",
+    "torch": "from mal_train import distributed; distributed.gpus()",
+}
+
+
+@pytest.mark.parametrize("what", ["llama.cpp", pytest.param("torch", marks=pytest.mark.slow)])
+def test_openmp_itself_has_read_it(what):
+    """GCC's OpenMP tells what it took from the environment when it is loaded; torch brings one of its own."""
+    if what == "torch":
+        pytest.importorskip("torch")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_", "KMP_"))}
+
+    def told(**more: str) -> set[str]:
+        child = subprocess.run(
+            [sys.executable, "-c", LOADS[what]],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=clean | {"OMP_DISPLAY_ENV": "VERBOSE"} | more,
+        )
+        return {line.split("=")[1].strip(" '") for line in child.stderr.splitlines() if "GOMP_SPINCOUNT" in line}
+
+    ours = told()
+    if not ours:
+        pytest.skip(f"this build of {what} has another OpenMP, or none")
+    assert ours == {"1000"}
+    assert told(GOMP_SPINCOUNT="77") == {"77"}
+    assert "1000" not in told(OMP_WAIT_POLICY="active")

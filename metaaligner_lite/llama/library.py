@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ModelError
+from .machine import bound_spinning
 
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 _errors: deque[str] = deque(maxlen=8)
@@ -19,7 +20,11 @@ _keep: list[Any] = []  # ctypes callbacks must outlive their registration
 
 @cache
 def library() -> ModuleType:
-    """The low-level llama_cpp bindings, initialized. Raises ModelError if the library cannot be loaded."""
+    """The low-level llama_cpp bindings, initialized, with threads that do not spin without bounds.
+
+    Raises ModelError if the library cannot be loaded.
+    """
+    bound_spinning()
     try:
         import llama_cpp.llama_cpp as lib
     except (ImportError, OSError, RuntimeError) as error:
