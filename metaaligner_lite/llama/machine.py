@@ -12,11 +12,12 @@ from pathlib import Path
 
 SMALL = 32_000_000  # bytes of a model whose single tokens one thread writes best (bench/LOG.md)
 ROOT = Path("/")
-# Between the parts of a token OpenMP's threads wait for the slowest. By default they spin for so long that one whose
-# core is lent to another program keeps all others from working, and itself from coming back (bench/busy.py). GCC's
-# library is told in turns, LLVM's and Intel's in milliseconds.
-SPINNING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-_ALSO_SPINNING = "OMP_WAIT_POLICY"
+# Between the parts of a token OpenMP's threads wait for the slowest. GCC's let them spin for so long that one whose
+# core is lent to another program keeps all others from working, and itself from coming back (bench/busy.py). LLVM's
+# and Intel's are left as they are: whole milliseconds of KMP_BLOCKTIME bring nothing, 0 makes an idle machine half as
+# fast, and "20us", which would suit, older ones do not know.
+SPINNING = {"GOMP_SPINCOUNT": "1000"}
+_RESPECTED = (*SPINNING, "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
 def hardware_threads(root: Path = ROOT) -> int:
@@ -115,13 +116,13 @@ def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
 
     OpenMP reads the environment once, when it is loaded: call this before llama.cpp or torch is.
     """
-    if not any(name in environment for name in (*SPINNING, _ALSO_SPINNING)):
+    if not any(name in environment for name in _RESPECTED):
         environment.update(SPINNING)
 
 
 def spinning_said(environment: MutableMapping[str, str] = os.environ) -> str:
     """How OpenMP's threads wait if it is loaded now, for people."""
-    found = {name: environment[name] for name in (*SPINNING, _ALSO_SPINNING) if name in environment}
+    found = {name: environment[name] for name in _RESPECTED if name in environment}
     if not found:
         return "as the library does by itself"
     spelled = ", ".join(f"{name}={value}" for name, value in found.items())
