@@ -31,7 +31,7 @@ from machine import Result, machine, undisturbed
 from shapes import EMBEDDED, SHAPES, pair
 
 from metaaligner_lite import GgufPolicy
-from metaaligner_lite.policies import Draft
+from metaaligner_lite.policies import Answer
 
 LOCAL = "local"
 MEASURES = ("first", "correction", "whole")
@@ -44,11 +44,11 @@ class Remote:
         self._parts, self._rate, self._wait, self.elsewhere = parts, rate, wait, elsewhere
         self.ended = 0.0
 
-    def answer(self, query: str, on_text: Callable[[str], None] | None = None) -> Draft:
+    def answer(self, query: str, on_text: Callable[[str], None] | None = None) -> Answer:
         for part in self._arriving():
             if on_text:
                 on_text(part)
-        return Draft("".join(self._parts))
+        return Answer("".join(self._parts))
 
     def _arriving(self) -> Iterator[str]:
         began = time.perf_counter() + self._wait
@@ -65,7 +65,7 @@ class Local(GgufPolicy):
         super().__init__(policy.engine)
         self.elsewhere, self.ended = elsewhere, 0.0
 
-    def answer(self, query: str, on_text: Callable[[str], None] | None = None) -> Draft:
+    def answer(self, query: str, on_text: Callable[[str], None] | None = None) -> Answer:
         draft = super().answer(query, on_text)
         self.ended = time.perf_counter()
         return draft

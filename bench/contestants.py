@@ -28,7 +28,7 @@ class Ours:
     """This project: a pair of engines (merged) or one with an activated adapter (shared base)."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from metaaligner_lite import Aligner, GgufPolicy, open_engine
+        from metaaligner_lite import GgufAligner, GgufPolicy, open_engine
         from metaaligner_lite.llama import decode
 
         adapter = options.get("adapter")
@@ -37,7 +37,7 @@ class Ours:
             self.policy_engine if adapter else open_engine(options["aligner"], threads=options["threads"])
         )
         self.policy = GgufPolicy(self.policy_engine)
-        self.aligner = Aligner(self.aligner_engine, layout="conversation")
+        self.aligner = GgufAligner(self.aligner_engine, layout="conversation")
         self.recorded: deque[list[int]] = deque()
         self.decodes = _time_decodes()
         self.chosen_after: Counter[int] = Counter()  # tokens written from the logits of the n-th decode
@@ -167,18 +167,18 @@ class _Given:
         self.ended = 0.0
 
     def answer(self, query: str, on_text: Any = None) -> Any:
-        from metaaligner_lite.llama.decode import Counts, Generation
-        from metaaligner_lite.policies import Draft
+        from metaaligner_lite.generation import Counts, Generation
+        from metaaligner_lite.policies import Answer
 
         case, engine = self._case, self._ours.policy_engine
-        draft = Draft(case["answer"])
+        draft = Answer(case["answer"])
         if engine is self._ours.aligner_engine:
             tokens = case["answer_tokens"][:-1]
             # The size that the policy would have asked for, then what it would have left in the cache.
             context = engine._context_for(len(case["policy_prompt"]) + 512, 1)
             context.read([*case["policy_prompt"], *tokens])
             counts = Counts(0, 0, len(tokens), 0, 0, 0.0, 0.0)
-            draft = Draft(case["answer"], Generation(case["answer"], tuple(tokens), "end", counts), engine)
+            draft = Answer(case["answer"], Generation(case["answer"], tuple(tokens), "end", counts), engine)
         self.ended = clock()
         return draft
 

@@ -88,12 +88,12 @@ def record(rows: Path, most: int, threads: int = 0) -> list[Case]:
     The edits are plain greedy ones, without drafts: for the row's own objectives first, then for OBJECTIVE_SETS, four
     in all. Rows where policy or aligner write nothing are passed over.
     """
-    from metaaligner_lite import Aligner, GgufPolicy, open_engine
+    from metaaligner_lite import GgufAligner, GgufPolicy, open_engine
     from metaaligner_lite.objectives import resolve
 
     cases: list[Case] = []
     with open_engine(DEMO_POLICY, threads=threads) as speaker, open_engine(DEMO_ALIGNER, threads=threads) as editor:
-        policy, aligner = GgufPolicy(speaker), Aligner(editor, draft=False)
+        policy, aligner = GgufPolicy(speaker), GgufAligner(editor, draft=False)
         for line in rows.read_text(encoding="utf-8").splitlines():
             if len(cases) == most:
                 break

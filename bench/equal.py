@@ -28,12 +28,12 @@ import numpy as np
 from contestants import Tokenizer, _time_decodes
 from edits import case, copied_share
 
-from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, open_engine
+from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, GgufAligner, GgufPolicy, open_engine
+from metaaligner_lite.generation import Generation
 from metaaligner_lite.llama.context import Context
-from metaaligner_lite.llama.decode import Generation
 from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.objectives import resolve
-from metaaligner_lite.policies import Draft
+from metaaligner_lite.policies import Answer
 from metaaligner_lite.prompts import edit_prompt, encode
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         open_engine(options.policy, threads=options.threads) as policy_engine,
         open_engine(options.aligner, threads=options.threads) as engine,
     ):
-        policy, aligner = GgufPolicy(policy_engine), Aligner(engine)
+        policy, aligner = GgufPolicy(policy_engine), GgufAligner(engine)
         for turn, row in enumerate(rows):
             draft = policy.answer(row["query"])
             if not draft.text:
@@ -147,7 +147,7 @@ def _logits(context: Context, prompt: list[int], parts: list[list[int]]) -> np.n
     return np.array(rows)
 
 
-def _edit(aligner: Aligner, row: dict, draft: Draft, drafted: bool, decodes: list) -> dict:
+def _edit(aligner: GgufAligner, row: dict, draft: Answer, drafted: bool, decodes: list) -> dict:
     """One edit, from a cache that holds nothing of it."""
     if context := aligner.engine._context:
         context.roll_back(0)
@@ -159,7 +159,7 @@ def _edit(aligner: Aligner, row: dict, draft: Draft, drafted: bool, decodes: lis
     return {"generation": generation, "seconds": seconds, "decode": sum(s for _, _, s in decodes), "n": len(decodes)}
 
 
-def _compared(mine: dict, plain: dict, draft: Draft, row: dict, engine: Engine, aligner: Aligner) -> dict:
+def _compared(mine: dict, plain: dict, draft: Answer, row: dict, engine: Engine, aligner: GgufAligner) -> dict:
     generation: Generation = mine["generation"]
     counts = generation.counts
     return {
@@ -176,7 +176,7 @@ def _compared(mine: dict, plain: dict, draft: Draft, row: dict, engine: Engine, 
 
 
 def _gap(
-    mine: Generation, plain: Generation, draft: Draft, row: dict, engine: Engine, aligner: Aligner
+    mine: Generation, plain: Generation, draft: Answer, row: dict, engine: Engine, aligner: GgufAligner
 ) -> float | None:
     """How much less likely (in logits) the other choice was where two texts part; None if they do not."""
     if mine.tokens == plain.tokens:

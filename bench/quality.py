@@ -22,7 +22,7 @@ from mal_train.demo.oracles import before_run_on, facts, keeps, loops, remarks, 
 from mal_train.demo.phrases import REQUESTS
 from mal_train.demo.slots import PRODUCTS
 from mal_train.demo.writing import EXTRA_OBJECTIVES
-from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, Aligner, GgufPolicy, GivenAnswer, align, open_engine
+from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, GgufAligner, GgufPolicy, GivenAnswer, align, open_engine
 from metaaligner_lite.prompts import Message
 
 HAND = Path(__file__).with_name("handwritten.jsonl")
@@ -89,7 +89,7 @@ def read_cases(path, most, policy):
 def edited(cases, path, adapter, options):
     """The tally of one aligner, with its unseen objectives if asked."""
     with open_engine(path, adapter=adapter) as engine:
-        aligner = Aligner(engine, layout="conversation")
+        aligner = GgufAligner(engine, layout="conversation")
         shown = iter(range(options.show))
 
         def edit(origin, query, weak, wanted):

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from metaaligner_lite import DEMO_ALIGNER, Aligner, Correction, GivenAnswer, MalError, align, open_engine
+from metaaligner_lite import DEMO_ALIGNER, Correction, GgufAligner, GivenAnswer, MalError, align, open_engine
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     csv.field_size_limit(1 << 24)
     summary = {}
     with open_engine(options.aligner, threads=options.threads) as engine:
-        aligner = Aligner(engine)
+        aligner = GgufAligner(engine)
         for file in options.files:
             with file.open(newline="", encoding="utf-8") as source:
                 rows = [row for row, _ in zip(csv.DictReader(source), range(options.rows), strict=False)]
@@ -52,7 +52,7 @@ def main() -> None:
     print(json.dumps(summary))
 
 
-def run(rows: list[dict[str, str]], aligner: Aligner, objectives: str) -> dict[str, object]:
+def run(rows: list[dict[str, str]], aligner: GgufAligner, objectives: str) -> dict[str, object]:
     outcomes: Counter[str] = Counter()
     seconds, read, reused, written = [], 0, 0, 0
     slowest: dict[str, object] = {}

@@ -236,10 +236,10 @@ def _quantize(source: Path, target: Path) -> None:
 def _invocation(model: Path) -> list[int]:
     """The tokens an edit request begins with in this vocabulary."""
     from metaaligner_lite.llama.model import open_model
-    from metaaligner_lite.prompts import invocation
+    from metaaligner_lite.prompts import CONVERSATION, invocation
 
     with open_model(model, gpu_layers=0, repack=False) as opened:
-        return invocation(opened.template, opened)
+        return invocation(CONVERSATION, opened.template, opened)
 
 
 def _write_adapter(path: Path, shape: Shape, invocation: list[int]) -> None:

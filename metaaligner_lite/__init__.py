@@ -1,10 +1,10 @@
 """metaaligner-lite: edit the answers of any language model toward objectives named in plain words.
 
-    from metaaligner_lite import Aligner, GgufPolicy, align, open_engine
+    from metaaligner_lite import GgufAligner, GgufPolicy, align, open_engine
 
     with open_engine("policy.gguf") as policy, open_engine("aligner.gguf") as editor:
         correction = align("My parcel is late.", "empathy,clarity",
-                           policy=GgufPolicy(policy), aligner=Aligner(editor))
+                           policy=GgufPolicy(policy), aligner=GgufAligner(editor))
     print(correction.text)
 
 Importing the package does not load llama.cpp; opening an engine does.
@@ -15,30 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from .align import Aligner, Correction, align, align_each
+from .align import Correction, align, align_each
+from .aligners import Aligner, GgufAligner
 from .demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
 from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
+from .generation import Counts, Generation, Sampling
 from .manifest import Manifest
 from .objectives import Objective, load_catalogue, resolve
-from .policies import Draft, GgufPolicy, GivenAnswer, Policy
+from .policies import Answer, GgufPolicy, GivenAnswer, Policy
 from .prompts import Message
 
 if TYPE_CHECKING:
-    from .llama.decode import Counts, Generation, Sampling
     from .llama.engine import Engine, open_engine
 
 # These load llama.cpp, so they wait until they are used.
 _LATE = {
-    "Counts": ".llama.decode",
-    "Generation": ".llama.decode",
-    "Sampling": ".llama.decode",
     "Engine": ".llama.engine",
     "open_engine": ".llama.engine",
 }
 
 __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
-    "align", "align_each", "Aligner", "Correction",
-    "GgufPolicy", "GivenAnswer", "Policy", "Draft", "Message",
+    "align", "align_each", "Correction", "Aligner", "GgufAligner",
+    "GgufPolicy", "GivenAnswer", "Policy", "Answer", "Message",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",
     "Objective", "resolve", "load_catalogue", "Manifest",
     "DEMO_ADAPTER", "DEMO_ALIGNER", "DEMO_POLICY",

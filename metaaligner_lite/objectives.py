@@ -34,10 +34,14 @@ class Objective:
     aliases: tuple[str, ...] = ()
     wording: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
+    @property
+    def called(self) -> str:
+        """How a prompt names it: the marker, or the name with a capital."""
+        return self.marker or self.name[:1].upper() + self.name[1:]
+
     def worded(self, layout: str) -> str:
         """The text a prompt of `layout` uses: "Marker: description", or the layout's recorded wording."""
-        marker = self.marker or self.name[:1].upper() + self.name[1:]
-        return self.wording.get(layout, f"{marker}: {self.description}")
+        return self.wording.get(layout, f"{self.called}: {self.description}")
 
 
 def resolve(

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from .generation import Counts, Generation
+
 if TYPE_CHECKING:
     from .align import Correction
-    from .llama.decode import Counts, Generation
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _SAME, _REMOVED, _ADDED = "same", "removed", "added"
@@ -79,7 +80,7 @@ def account(corrections: Sequence[Correction]) -> list[str]:
 
     `corrections` are of one answer, as from `align_each`: what the policy cost is told once.
     """
-    answer = corrections[0].draft.generation
+    answer = corrections[0].answer.generation
     policy = f"policy: {_cost([answer.counts])}" if answer else ""
     edits = [_edits(correction, named=len(corrections) > 1) for correction in corrections if correction.edits]
     if len(corrections) == 1:
@@ -116,7 +117,7 @@ def notes(correction: Correction) -> list[str]:
         told.append(f"the last round failed, this is the text of the round before: {correction.failure}")
     elif correction.failure:
         told.append(f"the correction failed, this is the answer as it was: {correction.failure}")
-    for name, generation in (("policy", correction.draft.generation), ("aligner", correction.edit)):
+    for name, generation in (("policy", correction.answer.generation), ("aligner", correction.edit)):
         if generation and generation.finish == "length":
             told.append(f"the {name} was stopped at {len(generation.tokens)} tokens; --max-tokens sets another limit")
         if generation and generation.finish == "run-on":
@@ -129,12 +130,12 @@ def record(correction: Correction) -> dict[str, Any]:
     return {
         "query": correction.query,
         "objectives": {objective.name: objective.description for objective in correction.objectives},
-        "draft": correction.draft.text,
+        "answer": correction.answer.text,
         "text": correction.text,
         "aligned": correction.aligned,
         "failure": correction.failure,
         "layout": correction.layout,
-        "policy": _stage(correction.draft.generation),
+        "policy": _stage(correction.answer.generation),
         "aligner": _stage(correction.edit),
         "rounds": [_stage(edit) for edit in correction.edits],
     }

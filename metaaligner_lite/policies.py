@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .generation import GREEDY, Generation, OnText, Sampling
 from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt
 
 if TYPE_CHECKING:
-    from .llama.decode import Generation, OnText, Sampling
     from .llama.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Answer:
     """A weak answer, how it was generated, and the engine whose KV cache holds it (None if it was given)."""
 
     text: str
@@ -29,7 +29,7 @@ class Policy(Protocol):
     the answer while it writes.
     """
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Draft:
+    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
         """The weak answer to `query`; `on_text` gets it as it grows. `history` is given if there were turns before."""
 
 
@@ -43,9 +43,9 @@ class GivenAnswer:
     text: str
     generation: Generation | None = None
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Draft:
+    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
         """The given text, whatever the query."""
-        return Draft(self.text, self.generation)
+        return Answer(self.text, self.generation)
 
 
 class GgufPolicy:
@@ -59,15 +59,13 @@ class GgufPolicy:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        from .llama.decode import GREEDY
-
         self.engine = engine
         self.template = template or engine.model.template or PLAIN_DIALOGUE
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Draft:
+    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
         """The model's answer. Raises PromptTooLong if conversation and answer do not fit its context."""
         prompt = chat_prompt([*history, Message("user", query)], self.template)
         (generation,) = self.engine.run([prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text)
-        return Draft(generation.text, generation, self.engine)
+        return Answer(generation.text, generation, self.engine)

@@ -6,6 +6,9 @@ content comes from people and models, and is never parsed for them, so that "<|i
 Layouts (the manifest of an aligner names its own):
   conversation         [user: query][assistant: weak answer][user: edit request][assistant: ...], in the model's
                        own chat template. The query comes first, so its KV cache serves every answer and objective.
+  conversation/brief   the same turns, and a request of a third of the tokens: an objective that the aligner knows by
+                       heart (its manifest lists it, with the same sentence) is named by its name alone. What it was
+                       not trained on keeps its sentence.
   paper/hh-rlhf, paper/ultrafeedback, paper/imhi
                        the strings of the released MetaAligner checkpoints (SteveKGYang/MetaAligner,
                        inference/aligner_inference.py; the equal form of imhi is the paper's, section 3.1).
@@ -17,14 +20,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from .errors import ModelError, UsageError
 from .objectives import Objective
 
 CONVERSATION = "conversation"
+BRIEF = "conversation/brief"
 
-_REQUEST = "Edit your answer to {goal} considering these aspects: {aspects}\nReply with the edited answer only."
+_REQUESTS = {
+    CONVERSATION: "Edit your answer to {goal} considering these aspects: {aspects}\nReply with the edited answer only.",
+    BRIEF: "Edit your answer to {goal}: {aspects}",
+}
 _PAPER = {
     "paper/hh-rlhf": "You are an assistant to human. You will be provided with a context and an answer. "
     "Consider the context, then edit the answer to {goal} considering these aspects: {aspects} "
@@ -38,7 +46,8 @@ _PAPER = {
 _GOALS = {"paper/imhi": ("better", "equal")}
 _DEFAULT_GOALS = ("improve it", "make it equal")
 
-LAYOUTS = (CONVERSATION, *_PAPER)
+IN_TURNS = tuple(_REQUESTS)  # layouts whose edit request is a turn of its own, behind the query and the answer
+LAYOUTS = (*IN_TURNS, *_PAPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +100,25 @@ def edit_prompt(
     equal: bool = False,
     answer_tokens: Sequence[int] = (),
     history: Sequence[Message] = (),
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> Prompt:
     """The aligner's prompt: edit `answer` to `query` toward `objectives` (paper section 3.1, T(q, y, O, t)).
 
-    `history` are the turns before the query, for layouts that know turns. `equal` asks for an equally good answer
-    (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV cache is to
-    be continued (conversation layout). Raises UsageError for an unknown layout, an empty list of objectives or turns
-    that a layout has no place for, ModelError if `conversation` is asked of a model without a chat template.
+    `history` are the turns before the query, for layouts that know turns. `known` are the objectives that the aligner
+    was trained on, name -> description: the brief layout says no more than their names. `equal` asks for an equally
+    good answer (t = equal, training only). `answer_tokens` are the ids the same model wrote the answer with, if its KV
+    cache is to be continued (layouts in turns). Raises UsageError for an unknown layout, an empty list of objectives
+    or turns that a layout has no place for, ModelError if one in turns is asked of a model without a chat template.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
     if not objectives:
         raise UsageError("an edit needs at least one objective")
     goal = _GOALS.get(layout, _DEFAULT_GOALS)[equal]
-    aspects = "; ".join(objective.worded(layout) for objective in objectives)
-    if layout == CONVERSATION:
-        first, *rest = _fill(_REQUEST, goal=goal, aspects=aspects)
+    by_heart = {o for o in objectives if layout == BRIEF and known.get(o.name) == o.description}
+    aspects = "; ".join(o.called if o in by_heart else o.worded(layout) for o in objectives)
+    if layout in IN_TURNS:
+        first, *rest = _fill(_REQUESTS[layout], goal=goal, aspects=aspects)
         request = (replace(first, request=True), *rest)
         weak = (Piece(answer, content=True, tokens=tuple(answer_tokens)),)
         before = [_turn(message.role, message.content) for message in history]
@@ -125,7 +137,7 @@ def chat_prompt(messages: Iterable[Message], template: ChatTemplate) -> Prompt:
 
 def completion_end(layout: str, template: ChatTemplate | None, eos: str) -> Prompt:
     """What a model must write after its text to end it: the template's end of turn, else EOS."""
-    if layout != CONVERSATION:
+    if layout not in IN_TURNS:
         return (Piece(eos),)
     tail = _need(template).render([_turn("user", "q"), _turn("assistant", "a")], open_turn=False)[-1]
     return (Piece(tail.text.rstrip()),) if not tail.content and tail.text.strip() else (Piece(eos),)
@@ -178,22 +190,33 @@ def encode_request(prompt: Prompt, vocabulary: Vocabulary) -> tuple[list[int], i
     return ids, len(ids) if request < 0 else request
 
 
-def invocation(template: ChatTemplate | None, vocabulary: Vocabulary) -> list[int]:
-    """The tokens that every edit request of the conversation layout begins with, whatever is asked.
+def invocation(layout: str, template: ChatTemplate | None, vocabulary: Vocabulary) -> list[int]:
+    """The tokens that every edit request of a layout in turns begins with, whatever is asked.
 
-    An activated adapter (aLoRA) is trained to act from their last occurrence on. Raises ModelError without a template.
+    An activated adapter (aLoRA) is trained to act from their last occurrence on. Raises UsageError for a layout whose
+    request comes before the query: nothing could be reused; ModelError without a template, or for one that begins the
+    request's turn with no special token: text could then forge it, or merge with it.
     """
-    improve, level = (
-        _request_tokens(edit_prompt(CONVERSATION, "q", "a", [Objective("x", "y")], template, equal=equal), vocabulary)
-        for equal in (False, True)
-    )
+    if layout not in IN_TURNS:
+        raise UsageError(
+            f"an activated adapter with the layout {layout!r}: its request comes before the query, so no cache could "
+            f"be shared; use one of {', '.join(IN_TURNS)}"
+        )
+
+    def request(answer: str, *, equal: bool = False) -> tuple[list[int], int]:
+        ids, start = encode_request(
+            edit_prompt(layout, "q", answer, [Objective("x", "y")], template, equal=equal), vocabulary
+        )
+        return ids[start:], start
+
+    (improve, start), (level, _) = request("a"), request("a", equal=True)
+    if request("a longer answer")[1] == start:  # the last special token stands before the answer
+        raise ModelError(
+            "the chat template begins the turn of the edit request with no special token, so an activated adapter "
+            "could not tell where to act; train a merged aligner (kind = 'merged'), or name another template"
+        )
     same = next(i for i, (a, b) in enumerate(zip(improve, level, strict=False)) if a != b)
     return improve[:same]
-
-
-def _request_tokens(prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
-    ids, start = encode_request(prompt, vocabulary)
-    return ids[start:]
 
 
 @dataclass(frozen=True)

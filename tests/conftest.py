@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner
+from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.llama.model import open_model
 
@@ -31,5 +31,5 @@ def engine(tiny_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def aligner(engine: Engine) -> Aligner:
-    return Aligner(engine, layout="conversation", max_tokens=24)
+def aligner(engine: Engine) -> GgufAligner:
+    return GgufAligner(engine, layout="conversation", max_tokens=24)

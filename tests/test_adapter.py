@@ -3,7 +3,8 @@
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner, align, align_each
+from metaaligner_lite.align import align, align_each
+from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.errors import FileProblem, ModelError
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.engine import open_engine
@@ -22,7 +23,7 @@ def base(tiny_path):
 
 @pytest.fixture(scope="module")
 def adapter_path(base, tmp_path_factory):
-    words = invocation(ChatTemplate(tiny.CHATML), base)
+    words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     return tiny.write_adapter(tmp_path_factory.mktemp("adapter") / "a.gguf", words)
 
 
@@ -71,12 +72,12 @@ def test_nothing_leaks_into_the_policys_turn(contexts, base):
 
 def test_a_shared_pair_aligns_like_two_engines(tiny_path, adapter_path):
     with open_engine(tiny_path, adapter=adapter_path, threads=1) as shared, open_engine(tiny_path, threads=1) as alone:
-        aligner = Aligner(shared, layout="conversation", max_tokens=16)
+        aligner = GgufAligner(shared, layout="conversation", max_tokens=16)
         expected = GgufPolicy(alone, max_tokens=16).answer("Hello?")
         for objectives in ("empathy", "clarity"):
             policy = GgufPolicy(shared, max_tokens=16)
             correction = align("Hello?", objectives, policy=policy, aligner=aligner)
-            assert correction.draft.text == expected.text
+            assert correction.answer.text == expected.text
             read_twice = align("Hello?", objectives, policy=GivenAnswer(expected.text), aligner=aligner)
             assert read_twice.aligned and not read_twice.failure
         request = "<|im_end|>\n<|im_start|>user\nEdit your answer to improve it considering these aspects: Clarity: "
@@ -88,7 +89,7 @@ def test_several_sets_and_rounds_on_a_shared_base(tiny_path, adapter_path, monke
     """Forked caches keep what was read without the adapter and with it: each text is that of the set alone."""
     sets = ["empathy", "clarity", "empathy,clarity", "honesty"]
     with open_engine(tiny_path, adapter=adapter_path, threads=1) as shared:
-        aligner = Aligner(shared, layout="conversation", max_tokens=16)
+        aligner = GgufAligner(shared, layout="conversation", max_tokens=16)
         policy = GgufPolicy(shared, max_tokens=16)
         alone = [align("Hello?", names, policy=policy, aligner=aligner, rounds=2) for names in sets]
         switches, library = [], shared._context._lib
@@ -98,10 +99,10 @@ def test_several_sets_and_rounds_on_a_shared_base(tiny_path, adapter_path, monke
         assert [c.text for c in together] == [align("Hello?", n, policy=policy, aligner=aligner).text for n in sets]
         both = align_each("Hello?", sets, policy=policy, aligner=aligner, rounds=2)
         assert [c.text for c in both] == [c.text for c in alone]
-        query_and_answer = len("user\nHello?assistant\n") + len(together[0].draft.generation.tokens)
+        query_and_answer = len("user\nHello?assistant\n") + len(together[0].answer.generation.tokens)
         assert all(c.edit.counts.reused >= query_and_answer for c in together)
     with open_engine(tiny_path, adapter=adapter_path, threads=1) as shared:
-        aligner = Aligner(shared, layout="conversation", max_tokens=16)
+        aligner = GgufAligner(shared, layout="conversation", max_tokens=16)
         switches.clear()
         align_each("Hello?", sets, policy=GgufPolicy(shared, max_tokens=16), aligner=aligner)
         assert switches == [1]  # on for the edits, and not off and on again between sets that share all before
@@ -121,4 +122,4 @@ def test_refused_adapters(base, tiny_path, tmp_path):
         open_engine(tiny_path, adapter=tiny.write_adapter(tmp_path / "i.gguf", [5, 6])) as engine,
         pytest.raises(ModelError, match="waits for another edit request"),
     ):
-        Aligner(engine, layout="conversation")
+        GgufAligner(engine, layout="conversation")

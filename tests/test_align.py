@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner, align, align_each
+from metaaligner_lite.align import align, align_each
+from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.errors import FileProblem, ModelError, PromptTooLong, UsageError
 from metaaligner_lite.llama.engine import Engine, open_engine
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.output import account, notes, record
-from metaaligner_lite.policies import Draft, GgufPolicy, GivenAnswer
+from metaaligner_lite.policies import Answer, GgufPolicy, GivenAnswer
 from metaaligner_lite.prompts import CONVERSATION, Message, Piece, edit_prompt
 
 
@@ -20,12 +21,12 @@ def test_policy_answers_and_aligner_edits(tiny_path, aligner):
     with open_engine(tiny_path, threads=1) as other:
         policy = GgufPolicy(other, max_tokens=12)
         correction = align(
-            "Hello?", "empathy", policy=policy, aligner=aligner, on_draft=drafted.append, on_edit=edited.append
+            "Hello?", "empathy", policy=policy, aligner=aligner, on_answer=drafted.append, on_edit=edited.append
         )
-    assert correction.draft.text == "".join(drafted)
+    assert correction.answer.text == "".join(drafted)
     assert correction.text == "".join(edited) == correction.edit.text
     assert not correction.failure
-    assert correction.draft.generation.counts.written == 12
+    assert correction.answer.generation.counts.written == 12
     (line,) = account([correction])
     assert "policy: " in line
     assert "aligner: " in line
@@ -96,7 +97,7 @@ def test_policy_prompt_too_long(tiny_path, aligner):
 
 
 def test_an_empty_correction_keeps_the_answer(engine):
-    class Mute(Aligner):
+    class Mute(GgufAligner):
         def edit(self, *args, **options):
             return [replace(generation, text="") for generation in super().edit(*args, **options)]
 
@@ -108,24 +109,24 @@ def test_layout_comes_from_the_manifest(tmp_path):
     manifest = Manifest(layout="paper/imhi", objectives={"correctness": "..."}).to_json()
     path = tiny.write_model(tmp_path / "a.gguf", metadata={GGUF_KEY: manifest})
     with Engine(open_model(path, repack=False)) as opened:
-        assert Aligner(opened).layout == "paper/imhi"
-        assert Aligner(opened, layout=CONVERSATION).layout == CONVERSATION
+        assert GgufAligner(opened).layout == "paper/imhi"
+        assert GgufAligner(opened, layout=CONVERSATION).layout == CONVERSATION
 
 
 def test_without_manifest_the_layout_must_be_named(engine):
-    with pytest.raises(UsageError, match=r"has no manifest .* --layout conversation \| paper/hh-rlhf"):
-        Aligner(engine)
+    with pytest.raises(UsageError, match=r"has no manifest .* --layout conversation \| conversation/brief"):
+        GgufAligner(engine)
     with pytest.raises(UsageError, match="unknown prompt layout 'pape'; expected --layout conversation"):
-        Aligner(engine, layout="pape")
+        GgufAligner(engine, layout="pape")
 
 
 def test_paper_layout_needs_no_chat_template(tmp_path):
     path = tiny.write_model(tmp_path / "a.gguf", template=None)
     with Engine(open_model(path, repack=False), threads=1) as opened:
-        aligner = Aligner(opened, layout="paper/ultrafeedback", max_tokens=5)
+        aligner = GgufAligner(opened, layout="paper/ultrafeedback", max_tokens=5)
         assert align("Q", "honesty", policy=GivenAnswer("A"), aligner=aligner).edit is not None
         with pytest.raises(ModelError, match="needs a chat template"):
-            align("Q", "honesty", policy=GivenAnswer("A"), aligner=Aligner(opened, layout=CONVERSATION))
+            align("Q", "honesty", policy=GivenAnswer("A"), aligner=GgufAligner(opened, layout=CONVERSATION))
 
 
 def test_policy_without_template_is_asked_plainly(tmp_path):
@@ -160,7 +161,7 @@ def test_unusable_models(tmp_path, options, error, message):
 def test_damaged_manifest(tmp_path, text, message):
     path = tiny.write_model(tmp_path / "a.gguf", metadata={GGUF_KEY: text})
     with Engine(open_model(path, repack=False)) as opened, pytest.raises(FileProblem) as error:
-        Aligner(opened)
+        GgufAligner(opened)
     assert message in str(error.value)
 
 
@@ -189,7 +190,7 @@ def test_a_growing_context_keeps_what_it_holds(tiny_path):
         assert longer.counts.reused >= len("user\nHello?")
 
 
-class Scripted(Aligner):
+class Scripted(GgufAligner):
     """Writes what it is told to, whatever the model would."""
 
     def __init__(self, engine, *texts):
@@ -245,7 +246,7 @@ class Remote:
             time.sleep(self.pause)
             if on_text:
                 on_text(part)
-        return Draft("".join(self.parts))
+        return Answer("".join(self.parts))
 
 
 @pytest.mark.parametrize("layout", [CONVERSATION, "paper/hh-rlhf"])
@@ -253,13 +254,13 @@ def test_reading_ahead_of_a_policy_elsewhere(tmp_path, layout, monkeypatch):
     engine = Engine(open_model(tiny.write_model(tmp_path / "m.gguf", n_ctx=2048), repack=False), threads=1)
     parts = [f"This is part {i} of the answer. " for i in range(7)]
     query = "Where is my parcel?"
-    aligner = Aligner(engine, layout=layout, max_tokens=8)
+    aligner = GgufAligner(engine, layout=layout, max_tokens=8)
     ahead, read, seen = [], engine.read_ahead, []
     monkeypatch.setattr(engine, "read_ahead", lambda prompt: ahead.append(prompt) or read(prompt))
     late = align(query, "empathy", policy=Remote(*parts, elsewhere=False), aligner=aligner)
     assert not ahead
     engine._context.roll_back(0)
-    soon = align(query, "empathy", policy=Remote(*parts), aligner=aligner, on_draft=seen.append)
+    soon = align(query, "empathy", policy=Remote(*parts), aligner=aligner, on_answer=seen.append)
     assert seen == parts
     assert 1 <= len(ahead) <= 2  # the query at once, then a stretch worth a batch unless the query is still being read
     assert soon.text == late.text
@@ -295,12 +296,12 @@ def test_the_next_turn_reads_only_what_is_new(tiny_path, aligner):
             (second, "Where is my parcel?"),
             (third, "Where is my parcel?It is in the depot in Leeds."),
         ):
-            for generation in (turn.draft.generation, turn.edit):
+            for generation in (turn.answer.generation, turn.edit):
                 assert generation.counts.reused >= len(known)
-        assert second.draft.text != policy.answer(follow).text
+        assert second.answer.text != policy.answer(follow).text
         for turn, before in ((second, history), (third, third_history)):
             fresh = GgufPolicy(other, max_tokens=12).answer(turn.query, history=before)
-            assert fresh.text == turn.draft.text
+            assert fresh.text == turn.answer.text
 
 
 def test_turns_in_the_papers_layouts(tiny_path):
@@ -318,9 +319,9 @@ def test_an_aligner_of_another_vocabulary_tokenizes_the_answer_itself(tiny_path,
     """Token ids of the policy's mean nothing to it: its edit of a written answer is that of the same text given."""
     path = tiny.write_model(tmp_path / "other.gguf", specials=[*tiny.SPECIALS, "<|x|>", "<|y|>"])
     with open_engine(tiny_path, threads=1) as policy, open_engine(path, threads=1) as engine:
-        aligner = Aligner(engine, layout=CONVERSATION, max_tokens=24)
+        aligner = GgufAligner(engine, layout=CONVERSATION, max_tokens=24)
         assert engine.model.encode_text("Hello") != policy.model.encode_text("Hello")
         written = align("Hello?", "empathy", policy=GgufPolicy(policy, max_tokens=12), aligner=aligner)
-        given = align("Hello?", "empathy", policy=GivenAnswer(written.draft.text), aligner=aligner)
+        given = align("Hello?", "empathy", policy=GivenAnswer(written.answer.text), aligner=aligner)
         assert written.edit.tokens == given.edit.tokens
         assert given.edit.counts.read == 1  # the very same prompt

@@ -87,7 +87,7 @@ def test_align_reads_standard_input(align, args, stdin):
 def test_align_edits_a_given_answer_without_a_policy(align):
     code, out, _ = align("Hello?", "--answer", "In transit.", "-o", "empathy", "--json")
     result = json.loads(out)
-    assert (code, result["draft"], result["policy"]) == (0, "In transit.", None)
+    assert (code, result["answer"], result["policy"]) == (0, "In transit.", None)
 
 
 @pytest.mark.parametrize(("show", "expected"), [("both", "policy\nFine."), ("diff", "[-Fine"), ("final", "")])
@@ -114,7 +114,7 @@ def test_a_conversation_goes_on(align, tmp_path):
     for stage in ("policy", "aligner"):
         assert later[stage]["read"] > alone[stage]["read"]
     low = json.loads(align("And now?", "-o", "empathy", "--history", path, "--json", "--low-memory")[1])
-    assert (low["draft"], low["text"]) == (later["draft"], later["text"])
+    assert (low["answer"], low["text"]) == (later["answer"], later["text"])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_shared_base_is_read_once(mal, models, tmp_path):
     from metaaligner_lite.prompts import ChatTemplate, invocation
 
     with open_model(models["policy"], repack=False) as base:
-        words = invocation(ChatTemplate(tiny.CHATML), base)
+        words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     adapter = tiny.write_adapter(tmp_path / "adapter.gguf", words)
     args = ("--adapter", adapter, "--layout", "conversation", "-o", "empathy", "--max-tokens", 9, "--json")
     code, out, _ = mal("align", "Hello?", "--policy", models["policy"], *args)

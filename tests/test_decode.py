@@ -3,8 +3,9 @@ import random
 import pytest
 import tiny
 
+from metaaligner_lite.generation import GREEDY, Sampling
 from metaaligner_lite.llama.context import Context, common_prefix
-from metaaligner_lite.llama.decode import GREEDY, Sampling, Task, TextStream, generate
+from metaaligner_lite.llama.decode import Task, TextStream, generate
 from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 

@@ -12,7 +12,7 @@ from metaaligner_lite import (
     DEMO_ADAPTER,
     DEMO_ALIGNER,
     DEMO_POLICY,
-    Aligner,
+    GgufAligner,
     GgufPolicy,
     GivenAnswer,
     align,
@@ -30,7 +30,7 @@ README = Path(__file__).parents[1] / "README.md"
 @pytest.fixture(scope="module")
 def pair():
     with open_engine(DEMO_POLICY) as policy, open_engine(DEMO_ALIGNER) as aligner:
-        yield GgufPolicy(policy), Aligner(aligner)
+        yield GgufPolicy(policy), GgufAligner(aligner)
 
 
 def test_size_and_manifest():
@@ -49,13 +49,12 @@ def test_size_and_manifest():
 def test_the_readme_example_is_plainly_better(pair):
     policy, aligner = pair
     correction = align(PARCEL, EXAMPLE, policy=policy, aligner=aligner)
-    assert correction.edit.finish == correction.draft.generation.finish == "end"
+    assert correction.edit.finish == correction.answer.generation.finish == "end"
     for objective in EXAMPLE.split(","):
-        assert not satisfies(objective, PARCEL, correction.draft.text)
+        assert not satisfies(objective, PARCEL, correction.answer.text)
         assert satisfies(objective, PARCEL, correction.text)
     shown = " ".join(README.read_text(encoding="utf-8").split())
     assert f'"{PARCEL}" --objectives "{EXAMPLE}"' in shown
-    assert correction.draft.text in shown and correction.text in shown
 
 
 def test_the_message_itself_can_be_retold(pair):
@@ -85,14 +84,14 @@ def test_the_facts_of_held_out_answers_survive(pair):
 
 def test_policy_and_adapter_on_one_model_do_the_same():
     with open_engine(DEMO_POLICY, adapter=DEMO_ADAPTER) as engine:
-        aligner = Aligner(engine)
+        aligner = GgufAligner(engine)
         kept, satisfied = held_out(aligner, 60)
         assert kept >= ADAPTER[0]
         assert satisfied >= ADAPTER[1]
         shared = align(PARCEL, "empathy", policy=GgufPolicy(engine), aligner=aligner)
         assert shared.edit.counts.read < 70  # the request alone
     with open_engine(DEMO_POLICY) as alone:
-        assert GgufPolicy(alone).answer(PARCEL).text == shared.draft.text
+        assert GgufPolicy(alone).answer(PARCEL).text == shared.answer.text
 
 
 def test_another_objective_another_edit(pair):
@@ -103,7 +102,7 @@ def test_another_objective_another_edit(pair):
 
 def test_drafting_never_changes_the_embedded_aligners_text(pair):
     policy, aligner = pair
-    plain = Aligner(aligner.engine, draft=False)
+    plain = GgufAligner(aligner.engine, draft=False)
     queries = [PARCEL, "My order A-48213 arrived broken.", "I cannot sleep before my exam on Friday."]
     accepted = 0
     for query in queries:

@@ -8,7 +8,7 @@ import gguf
 import pytest
 import tiny
 
-from metaaligner_lite import Aligner, GivenAnswer, align, open_engine, resolve
+from metaaligner_lite import GgufAligner, GivenAnswer, align, open_engine, resolve
 from metaaligner_lite.errors import FileProblem, MalError
 from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.llama.model import open_model
@@ -55,14 +55,14 @@ def test_damaged_headers_never_end_the_process(tmp_path):
         (tmp_path / f"{i:03}.gguf").write_bytes(data)
     child = (
         "import sys; from pathlib import Path\n"
-        "from metaaligner_lite import MalError, Aligner, GivenAnswer, align, open_engine\n"
+        "from metaaligner_lite import MalError, GgufAligner, GivenAnswer, align, open_engine\n"
         "from metaaligner_lite.llama import probe; probe.repack_is_safe = lambda: False\n"
         "for path in sorted(Path(sys.argv[1]).glob('*.gguf')):\n"
         "    print(path.name, flush=True)\n"
         "    try:\n"
         "        with open_engine(path, threads=1, ctx_size=256) as engine:\n"
         "            align('Hi', 'empathy', policy=GivenAnswer('Yes.'),\n"
-        "                  aligner=Aligner(engine, layout='paper/imhi', max_tokens=2))\n"
+        "                  aligner=GgufAligner(engine, layout='paper/imhi', max_tokens=2))\n"
         "    except MalError: pass\n"
     )
     ended = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True, timeout=600)
@@ -79,7 +79,7 @@ def test_a_model_cut_short_is_told_by_both_sizes(tmp_path):
 def test_the_longest_text_is_a_limit_not_a_demand(tmp_path):
     path = tiny.write_model(tmp_path / "small.gguf", n_ctx=512)
     with open_engine(path, threads=1) as engine:
-        aligner = Aligner(engine, layout="paper/imhi", max_tokens=4000)
+        aligner = GgufAligner(engine, layout="paper/imhi", max_tokens=4000)
         correction = align("Where is it?", "empathy", policy=GivenAnswer("Lost."), aligner=aligner)
     assert not correction.failure
     assert correction.edit.counts.read + len(correction.edit.tokens) <= 512

@@ -163,13 +163,15 @@ def test_the_request_position_is_its_turns_special_token():
     ids, start = encode_request(prompt, vocabulary)
     assert ids == encode(prompt, vocabulary)
     assert vocabulary.decode(ids[start:]).startswith("«<|im_start|>»user\nEdit your answer to improve it")
-    assert ids[start : start + len(invocation(CHATML, vocabulary))] == invocation(CHATML, vocabulary)
+    assert ids[start : start + len(invocation("conversation", CHATML, vocabulary))] == invocation(
+        "conversation", CHATML, vocabulary
+    )
     asked = chat_prompt([Message("user", "Q")], CHATML)
     assert encode_request(asked, vocabulary)[1] == len(encode(asked, vocabulary))
 
 
 def test_the_invocation_is_what_all_requests_share():
-    shared = Letters().decode(invocation(CHATML, Letters()))
+    shared = Letters().decode(invocation("conversation", CHATML, Letters()))
     assert shared == "«<|im_start|>»user\nEdit your answer to "
 
 
@@ -179,3 +181,30 @@ def test_an_answers_own_tokens_are_kept():
     at = ids.index(900)
     assert ids[at + 1] == 901
     assert ids[:at] == encode(chat_prompt([Message("user", "Q")], CHATML), Letters())
+
+
+# --- the brief layout ---
+
+
+def test_the_brief_request_names_what_the_aligner_knows_and_explains_the_rest():
+    objectives = resolve("brevity, calm: The response should be calm.")
+    known = {"brevity": objectives[0].description, "calm": "Another sentence."}
+    brief = text(edit_prompt("conversation/brief", "Q", "A", objectives, CHATML, known=known))
+    assert brief.endswith(
+        "user\nEdit your answer to improve it: Brevity; Calm: The response should be calm.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    whole = text(edit_prompt("conversation", "Q", "A", objectives, CHATML, known=known))
+    assert f"Brevity: {objectives[0].description}" in whole  # the other layouts say all, whatever is known
+    assert Letters().decode(invocation("conversation/brief", CHATML, Letters())).endswith("user\nEdit your answer to ")
+
+
+@pytest.mark.parametrize("bos", ["", "{{ bos_token }}"])
+def test_a_template_without_a_special_token_before_the_request_takes_no_activated_adapter(bos):
+    plain = ChatTemplate(
+        bos + "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}",
+        bos="<s>",
+    )
+    with pytest.raises(ModelError, match="no special token.*merged"):
+        invocation("conversation", plain, Letters())

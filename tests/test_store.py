@@ -8,7 +8,8 @@ import sys
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner, align
+from metaaligner_lite.align import align
+from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.errors import FileProblem
 from metaaligner_lite.llama import store as stores
 from metaaligner_lite.llama.engine import open_engine
@@ -29,7 +30,7 @@ def edit(path, folder, objectives="empathy", query=QUERY, **options):
     """One run as a process of its own would do it: the correction, and what the cache had to say."""
     said = []
     with open_engine(path, threads=1, cache=folder, say=said.append, **options) as engine:
-        aligner = Aligner(engine, layout="conversation", max_tokens=8)
+        aligner = GgufAligner(engine, layout="conversation", max_tokens=8)
         correction = align(query, objectives, policy=GivenAnswer("In transit."), aligner=aligner)
     return correction, said
 
@@ -52,7 +53,7 @@ def test_the_next_process_reads_only_the_suffix(tiny_path, folder):
             QUERY,
             "clarity",
             policy=GivenAnswer("In transit."),
-            aligner=Aligner(engine, layout="conversation", max_tokens=8),
+            aligner=GgufAligner(engine, layout="conversation", max_tokens=8),
         )
     assert other.text == fresh.text
 
@@ -67,27 +68,27 @@ def test_two_real_processes(tiny_path, folder):
 
 def test_a_shared_base_keeps_what_it_read_either_way(tiny_path, folder, tmp_path):
     with open_model(tiny_path, repack=False) as base:
-        words = invocation(ChatTemplate(tiny.CHATML), base)
+        words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     adapter = tiny.write_adapter(tmp_path / "a.gguf", words)
 
     def run():
         with open_engine(tiny_path, adapter=adapter, threads=1, cache=folder) as engine:
-            aligner = Aligner(engine, layout="conversation", max_tokens=8)
+            aligner = GgufAligner(engine, layout="conversation", max_tokens=8)
             return align(QUERY, "empathy", policy=GgufPolicy(engine, max_tokens=8), aligner=aligner)
 
     first, again = run(), run()
-    assert again.draft.generation.counts.read == 1
-    assert (again.draft.text, again.text) == (first.draft.text, first.text)
+    assert again.answer.generation.counts.read == 1
+    assert (again.answer.text, again.text) == (first.answer.text, first.text)
 
 
 def test_another_adapter_or_scale_shares_nothing(tiny_path, folder, tmp_path, monkeypatch):
     with open_model(tiny_path, repack=False) as base:
-        words = invocation(ChatTemplate(tiny.CHATML), base)
+        words = invocation("conversation", ChatTemplate(tiny.CHATML), base)
     first, second = (tiny.write_adapter(tmp_path / f"{seed}.gguf", words, seed=seed) for seed in (1, 2))
 
     def reused(adapter):
         with open_engine(tiny_path, adapter=adapter, threads=1, cache=folder) as engine:
-            aligner = Aligner(engine, layout="conversation", max_tokens=8)
+            aligner = GgufAligner(engine, layout="conversation", max_tokens=8)
             return align(QUERY, "empathy", policy=GivenAnswer("Yes."), aligner=aligner).edit.counts.reused
 
     assert reused(first) == 0

@@ -24,7 +24,7 @@ from mal_train import distributed, identity, lora, run, stage
 from mal_train import estimate as estimate_module
 from mal_train import recipe as recipes
 from mal_train.attention import _attend
-from mal_train.encode import Encoder, encode_edit, encode_edits, find_invocation, load_tokens
+from mal_train.encode import Encoder, encode_edit, encode_edits, load_tokens
 from mal_train.estimate import estimate
 from mal_train.merge import merge
 from mal_train.progress import Console, Silent, Step
@@ -36,6 +36,7 @@ from mal_train.watch import Watch
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelError, UsageError
 from metaaligner_lite.objectives import builtin_catalogue
+from metaaligner_lite.prompts import invocation
 
 EMPATHY = builtin_catalogue()["empathy"]
 torch = pytest.importorskip("torch")
@@ -344,21 +345,19 @@ def test_metrics_that_were_not_measured_are_left_out():
 
 def test_the_invocation_is_the_beginning_of_the_edit_request(base):
     tokens = load_tokens(base)
-    invocation = find_invocation(tokens, "conversation")
-    assert tokens.tokenizer.decode(invocation, skip_special_tokens=False).startswith(
-        "<|im_start|>user\nEdit your answer"
-    )
-    with pytest.raises(UsageError, match="paper/imhi.*use layout = 'conversation'"):
-        find_invocation(tokens, "paper/imhi")
+    begins = invocation("conversation", tokens.template, tokens)
+    assert tokens.tokenizer.decode(begins, skip_special_tokens=False).startswith("<|im_start|>user\nEdit your answer")
+    with pytest.raises(UsageError, match="paper/imhi.*use one of conversation"):
+        invocation("paper/imhi", tokens.template, tokens)
 
 
 def test_the_invocation_is_in_every_prompt_and_a_row_without_it_is_refused(base):
     tokens = load_tokens(base)
-    invocation = find_invocation(tokens, "conversation")
-    words = tokens.tokenizer.decode(invocation, skip_special_tokens=False)
+    begins = invocation("conversation", tokens.template, tokens)
+    words = tokens.tokenizer.decode(begins, skip_special_tokens=False)
     edits = [Edit("q", "a", f"t {words}", (EMPATHY,)), Edit(words, words, "t", (EMPATHY,), equal=True)]
     account = Account()
-    encoder = Encoder(tokens, "conversation", Data(), invocation)
+    encoder = Encoder(tokens, "conversation", Data(), begins)
     found = encode_edits(edits, encoder, account)
     assert len(found) == 2 and not account.refused  # the user's words cannot make the special token
     account = Account()
@@ -376,9 +375,9 @@ def test_an_activated_run(base, data, tmp_path):
     assert trained.next_command == f"mal convert {trained.adapter} --base {base} --adapter-only"
     found = manifest.read(trained.adapter)
     tokens = load_tokens(base)
-    invocation = find_invocation(tokens, "conversation")
+    begins = invocation("conversation", tokens.template, tokens)
     config = json.loads((trained.adapter / "adapter_config.json").read_text())
-    assert found and found.kind == "activated" and config["alora_invocation_tokens"] == invocation
+    assert found and found.kind == "activated" and config["alora_invocation_tokens"] == begins
 
     # Before the invocation the base's logits, bit for bit; from it on, others.
     edit = encode_edit(Edit("Where is it?", "No idea.", "I am sorry.", (EMPATHY,)), tokens, "conversation")

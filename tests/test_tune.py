@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from metaaligner_lite.align import Aligner, align
+from metaaligner_lite.align import align
+from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.llama import tune
 from metaaligner_lite.llama.context import Context
@@ -221,7 +222,7 @@ def test_engines_use_it_flags_go_first_and_costs_are_of_what_runs(
     monkeypatch.setattr("metaaligner_lite.llama.engine.Context", context)
     tune.remember(read_header(path), tune.Tuning(flash, 1, 2, False, COSTS))
     with open_engine(path, **options) as engine:
-        aligner = Aligner(engine, layout="conversation", max_tokens=4)
+        aligner = GgufAligner(engine, layout="conversation", max_tokens=4)
         assert align("Hi", "empathy", policy=GivenAnswer("x"), aligner=aligner).aligned
     ((context, keywords),) = made
     assert (keywords["flash"], (keywords["threads"], keywords["batch_threads"])) == (flash, threads)

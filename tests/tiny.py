@@ -5,8 +5,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from metaaligner_lite.generation import GREEDY, Generation, Sampling
 from metaaligner_lite.llama.context import Context
-from metaaligner_lite.llama.decode import GREEDY, Generation, Sampling, Task, generate
+from metaaligner_lite.llama.decode import Task, generate
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..align import Aligner, Correction
+    from ..align import Correction
+    from ..aligners import GgufAligner
     from ..llama.engine import Engine
     from ..objectives import Objective
     from ..prompts import ChatTemplate, Message
@@ -129,12 +130,13 @@ def align(
 
     Example: mal align "My parcel is a week late." --objectives "empathy,clarity"
     """
-    from ..align import Aligner, align_each
+    from ..align import align_each
+    from ..aligners import GgufAligner
     from ..demo import DEMO_ALIGNER, DEMO_POLICY
     from ..errors import UsageError
+    from ..generation import Sampling
     from ..gguf_file import read_header
     from ..llama.context import KV_TYPES
-    from ..llama.decode import Sampling
     from ..llama.engine import open_engine
     from ..objectives import load_catalogue, resolve
     from ..policies import GgufPolicy, GivenAnswer, Policy
@@ -186,7 +188,7 @@ def align(
         source = GivenAnswer(drafted.text, drafted.generation)
     with ExitStack() as models:
         shared = models.enter_context(opened(policy or DEMO_POLICY, adapter)) if adapter else None
-        editor = Aligner(
+        editor = GgufAligner(
             shared or models.enter_context(opened(aligner or DEMO_ALIGNER)),
             layout=layout,
             template=template,
@@ -207,7 +209,7 @@ def align(
             aligner=editor,
             history=turns,
             rounds=rounds,
-            on_draft=screen.draft,
+            on_answer=screen.draft,
             on_edit=screen.edit,
         )
     screen.finish(corrections)
@@ -276,7 +278,7 @@ def _turns(path: Path) -> tuple[Message, ...]:
     return tuple(Message(turn["role"], turn["content"]) for turn in read)
 
 
-def _notes_on(editor: Aligner, wanted: list[list[Objective]], *, embedded: bool, foreign: bool) -> list[str]:
+def _notes_on(editor: GgufAligner, wanted: list[list[Objective]], *, embedded: bool, foreign: bool) -> list[str]:
     """What a user should know before the run: which aligner, what it was trained for."""
     told = []
     manifest = editor.manifest
@@ -377,7 +379,7 @@ class _Screen:
         if self._mode is Show.diff:
             self._heading(f"changes ({names})")
             styles = {"same": "dim", "removed": "red strike", "added": "bold green"}
-            for kind, text in word_diff(correction.draft.text, correction.text):
+            for kind, text in word_diff(correction.answer.text, correction.text):
                 self._print_styled(text, styles[kind])
 
     def _print_styled(self, text: str, style: str) -> None:
@@ -388,14 +390,14 @@ class _Screen:
     def _print_whole(self, corrections: list[Correction]) -> None:
         from ..output import objective_names, plain_diff
 
-        parts = [f"policy\n{corrections[0].draft.text}"] if self._mode is Show.both else []
+        parts = [f"policy\n{corrections[0].answer.text}"] if self._mode is Show.both else []
         headed = self._several or self._mode is Show.both
         for correction in corrections:
             names = objective_names(correction)
             if not correction.aligned and self._mode is Show.both:
                 parts.append(f"unchanged ({names})")
                 continue
-            text = plain_diff(correction.draft.text, correction.text) if self._mode is Show.diff else correction.text
+            text = plain_diff(correction.answer.text, correction.text) if self._mode is Show.diff else correction.text
             kind = "aligned" if correction.aligned else "unchanged"
             parts.append(f"{kind} ({names})\n{text}" if headed else text)
         sys.stdout.write("\n\n".join(parts) + "\n")

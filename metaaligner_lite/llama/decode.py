@@ -10,55 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..generation import GREEDY, Counts, Generation, OnText, Sampling
 from .context import NEVER, Context
 from .draft import Drafter
 from .library import library
-
-OnText = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy; else the same seed gives the same text."""
-
-    temperature: float = 0.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    seed: int = 0
-
-
-GREEDY = Sampling()
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What one generation cost. `reused` prompt tokens were in the KV cache already and were not read again.
-
-    Of the `written` tokens, `accepted` were guessed (out of `drafted` guesses) and cost no decode of their own.
-    """
-
-    read: int
-    reused: int
-    written: int
-    drafted: int
-    accepted: int
-    read_seconds: float
-    write_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A generated text, its tokens (the end token left out), why it ended, and what it cost.
-
-    `finish` is "end" (the model ended it), "run-on" (it began a turn of the user's; the text stops before) or
-    "length" (the limit was reached: the text may lack its end).
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    finish: str
-    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)

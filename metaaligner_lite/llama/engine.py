@@ -7,10 +7,11 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import ModelError, PromptTooLong
+from ..generation import GREEDY, Generation, OnText, Sampling
 from ..gguf_file import read_header
 from ..prompts import Prompt, encode_request
 from .context import ADAPTER_SCALE, NEVER, Context, quantized
-from .decode import GREEDY, Generation, OnText, Sampling, Task, generate
+from .decode import Task, generate
 from .draft import BatchCosts, Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 from .store import DEFAULT_LIMIT, Store, fingerprint

@@ -10,7 +10,7 @@ from functools import cache
 
 from metaaligner_lite.errors import DataError
 from metaaligner_lite.objectives import Objective
-from metaaligner_lite.prompts import CONVERSATION, LAYOUTS, ChatTemplate, edit_prompt
+from metaaligner_lite.prompts import IN_TURNS, LAYOUTS, ChatTemplate, edit_prompt
 
 from .rows import Answer, Names, Row
 from .sources import Record
@@ -68,26 +68,26 @@ def _request(text: str) -> tuple[str, bool]:
     for pattern, equal in _request_patterns():
         if match := pattern.fullmatch(text.strip()):
             return match["aspects"], equal
-    raise DataError("the last request is not the conversation layout's")
+    raise DataError("the last request is in none of our layouts")
 
 
 @cache
 def _paper_patterns() -> tuple[tuple[re.Pattern[str], bool], ...]:
     return tuple(
-        (_pattern(layout, equal), equal) for layout in LAYOUTS if layout != CONVERSATION for equal in (False, True)
+        (_pattern(layout, equal), equal) for layout in LAYOUTS if layout not in IN_TURNS for equal in (False, True)
     )
 
 
 @cache
 def _request_patterns() -> tuple[tuple[re.Pattern[str], bool], ...]:
-    return tuple((_pattern(CONVERSATION, equal), equal) for equal in (False, True))
+    return tuple((_pattern(layout, equal), equal) for layout in IN_TURNS for equal in (False, True))
 
 
 def _pattern(layout: str, equal: bool) -> re.Pattern[str]:
     mark = Objective("mark", _ASPECTS, wording={layout: _ASPECTS})
     pieces = edit_prompt(layout, _QUERY, _ANSWER, [mark], _TURNS, equal=equal)
     text = "".join(piece.text for piece in pieces)
-    if layout == CONVERSATION:
+    if layout in IN_TURNS:
         text = text.split(_BREAK)[2]
     pattern = re.escape(text.strip())
     for mark_text, group in ((_QUERY, "query"), (_ANSWER, "answer"), (_ASPECTS, "aspects")):
@@ -96,9 +96,9 @@ def _pattern(layout: str, equal: bool) -> re.Pattern[str]:
 
 
 def _objectives(aspects: str, names: Names) -> list[Objective]:
-    """The objectives of "Marker: sentence; Marker: sentence", those of the catalogue under their own name."""
+    """The objectives of "Marker: sentence; Marker", those of the catalogue under their own name."""
     found = []
-    for text in re.split(r";\s+(?=[A-Z][\w ]*:)", aspects):
+    for text in re.split(r";\s+(?=[A-Z][\w ]*(?:[:;]|$))", aspects):
         if text.strip():
             found.append(names.worded(text))
     if not found:

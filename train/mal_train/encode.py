@@ -15,9 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaaligner_lite.errors import DataError, FileProblem, ModelError, UsageError
-from metaaligner_lite.objectives import Objective
-from metaaligner_lite.prompts import CONVERSATION, ChatTemplate, Piece, completion_end, edit_prompt, encode
+from metaaligner_lite.errors import DataError, FileProblem
+from metaaligner_lite.prompts import ChatTemplate, Piece, completion_end, edit_prompt, encode
 
 from .recipe import Data
 from .reformulate import Edit
@@ -154,32 +153,6 @@ def encode_edit(edit: Edit, tokens: Tokens, layout: str) -> Encoded:
     read = encode(prompt, tokens)
     written = encode(target, tokens)[tokens.bos is not None :]  # it goes on where the prompt ends: no second BOS
     return Encoded(np.array(read + written, dtype=np.int32), len(read))
-
-
-def find_invocation(tokens: Tokens, layout: str) -> list[int]:
-    """The token ids at which an activated adapter takes over: the beginning of the edit request.
-
-    They are what every prompt shares from the last special token before the request on, up to where objectives
-    and goals begin to differ. Raises UsageError for a layout whose request comes first: nothing could be reused.
-    """
-    if layout != CONVERSATION:
-        raise UsageError(
-            f"kind = 'activated' with layout {layout!r}: its request comes before the query, so no cache could be "
-            f"shared; use layout = {CONVERSATION!r}"
-        )
-    one, other, equal = (
-        encode_edit(Edit("q", answer, "", (Objective("o", description),), equal=goal), tokens, layout)
-        for answer, description, goal in (("x", "This.", False), ("zz", "This.", False), ("x", "That.", True))
-    )
-    ids, longer, different = (list(e.ids[: e.start]) for e in (one, other, equal))
-    tail = next(i for i in range(1, len(ids)) if ids[-i] != longer[-i]) - 1  # all behind the answer
-    begin = len(ids) - tail
-    end = next(i for i in range(len(ids)) if ids[i] != different[i])
-    special = [i for i in range(begin, end) if ids[i] in set(tokens.specials.values())]
-    found = [int(i) for i in ids[special[-1] if special else begin : end]]
-    if not found:
-        raise ModelError("the chat template leaves no fixed beginning of the edit request; train kind = 'merged'")
-    return found
 
 
 def _fitting(edit: Edit, encoder: Encoder) -> tuple[Encoded, bool]:

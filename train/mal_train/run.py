@@ -15,10 +15,11 @@ from pathlib import Path
 from metaaligner_lite import __version__, manifest
 from metaaligner_lite.errors import DataError, ModelError
 from metaaligner_lite.objectives import Objective
+from metaaligner_lite.prompts import invocation
 
 from . import distributed, estimate, identity, lora, report, workdir
 from .collate import Plan, plan
-from .encode import Encoder, encode_edits, find_invocation, load_tokens
+from .encode import Encoder, encode_edits, load_tokens
 from .merge import check_base, copy_base_files, merge
 from .progress import Progress, Silent
 from .recipe import STAGES, Recipe, Stage, load, save
@@ -76,8 +77,8 @@ def train(
         if recipe.kind == "merged":
             check_base(base)
         progress.say("encoding the edits")
-        invocation = find_invocation(tokens, recipe.layout) if recipe.kind == "activated" else None
-        encoder = Encoder(tokens, recipe.layout, recipe.data, invocation, strict)
+        begins = invocation(recipe.layout, tokens.template, tokens) if recipe.kind == "activated" else None
+        encoder = Encoder(tokens, recipe.layout, recipe.data, begins, strict)
         edits, checks = Account(noun="edits"), Account(noun="held-out edits")
         prepared = [_prepare(name, training, held_out, encoder, recipe, edits, checks) for name in STAGES]
         works = [work for work in prepared if isinstance(work, Work)]
@@ -91,7 +92,7 @@ def train(
 
         # 2) The paper's three steps, one after another on the same adapter.
         estimate.check(base, recipe, progress)
-        model = lora.attach(lora.open_base(base, recipe), recipe, invocation)
+        model = lora.attach(lora.open_base(base, recipe), recipe, begins)
         weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
         progress.say(f"training {weights:,} weights in {recipe.training.precision}")
         results = [

@@ -1,0 +1,170 @@
+"""Who edits: a GGUF model, with or without an activated adapter, on an engine of its own or the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import ModelError, UsageError
+from .generation import GREEDY, Generation, OnText, Sampling
+from .objectives import Objective
+from .policies import Answer
+from .prompts import LAYOUTS, ChatTemplate, Message, edit_prompt, invocation
+
+if TYPE_CHECKING:
+    from .llama.engine import Engine
+
+_AHEAD = 120  # characters of an answer, about a batch of 30 tokens
+
+
+class Aligner(Protocol):
+    """Anything that edits a weak answer toward objectives. `layout` names how it is prompted."""
+
+    layout: str
+
+    def edit(
+        self,
+        query: str,
+        answers: Sequence[tuple[Answer, Sequence[Objective]]],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+    ) -> list[Generation]:
+        """Edit each of several weak answers to one query toward its own objectives; `on_text` gets the first.
+
+        `history` are the turns before the query. Raises PromptTooLong if a prompt and its edit do not fit.
+        """
+
+    def reading_ahead(
+        self,
+        query: str,
+        objectives: Sequence[Objective],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+    ) -> AbstractContextManager[OnText | None]:
+        """Read while a policy elsewhere writes; gives the listener it is to tell, which tells `on_text`.
+
+        One that cannot read ahead gives `on_text` back.
+        """
+
+
+class GgufAligner:
+    """An aligner model with the prompt layout it was trained for, read from its manifest unless given.
+
+    `draft` lets it guess tokens from the answer it edits and verify them in batches: faster, and the same text but
+    for near-ties, which batches may round the other way.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        layout: str = "",
+        template: ChatTemplate | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        draft: bool = True,
+    ) -> None:
+        self.engine = engine
+        trained = engine.adapter or engine.model
+        self.manifest = trained.manifest
+        self.layout = layout or (self.manifest.layout if self.manifest else "")
+        if self.layout not in LAYOUTS:
+            known = f"--layout {' | '.join(LAYOUTS)}"
+            if layout:
+                raise UsageError(f"unknown prompt layout {layout!r}; expected {known}")
+            names = f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its layout"
+            raise UsageError(f"{trained.header.path} {names}; name the one it was trained in with {known}")
+        self.template = engine.model.template or template
+        self.known = self.manifest.objectives if self.manifest else {}
+        if engine.adapter and list(engine.adapter.invocation) != invocation(self.layout, self.template, engine.model):
+            raise ModelError(
+                f"{trained.header.path} waits for another edit request than {engine.model.path.name} is sent; "
+                "it was trained for another base, another chat template or another version of this program"
+            )
+        self.sampling = sampling or GREEDY
+        self.max_tokens = max_tokens
+        self.draft = draft
+
+    def edit(
+        self,
+        query: str,
+        answers: Sequence[tuple[Answer, Sequence[Objective]]],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+    ) -> list[Generation]:
+        """Edit each of several weak answers to one query toward its own objectives, side by side.
+
+        `history` are the turns before the query. `on_text` gets the first as it grows. Raises PromptTooLong if the
+        prompts and edits do not fit the context.
+        """
+        prompts = [
+            edit_prompt(
+                self.layout,
+                query,
+                answer.text,
+                objectives,
+                self.template,
+                answer_tokens=self._cached(answer),
+                history=history,
+                known=self.known,
+            )
+            for answer, objectives in answers
+        ]
+        length = max(len(self.engine.model.encode_text(text)) for text in {answer.text for answer, _ in answers})
+        # An edit is about as long as what it edits; a runaway one is stopped at twice that.
+        return self.engine.run(
+            prompts,
+            max_tokens=self.max_tokens,
+            expected=length + 64,
+            usual=2 * length + 256,
+            sampling=self.sampling,
+            on_text=on_text,
+            # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
+            copies=[(answer.text, query) for answer, _ in answers] if self.draft else (),
+            adapted=self.engine.adapter is not None,
+        )
+
+    @contextmanager
+    def reading_ahead(
+        self,
+        query: str,
+        objectives: Sequence[Objective],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+    ) -> Iterator[OnText]:
+        """Read the query, then the answer as it grows, beside the policy; gives a listener that also tells `on_text`.
+
+        Worth it where the policy works on another machine: it never waits for the reading, which has a thread of its
+        own. On the same processor both would share its time; bench/ahead.py compares.
+        """
+        answer, read = "", 0
+
+        def reading() -> Future[None]:
+            text = answer or "-"  # something to find its place by
+            prompt = edit_prompt(self.layout, query, text, objectives, self.template, history=history, known=self.known)
+            place = max(i for i, piece in enumerate(prompt) if piece.content and piece.text == text)
+            return worker.submit(self.engine.read_ahead, prompt[: place + bool(answer)])
+
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            pending = reading()
+
+            def listen(part: str) -> None:
+                nonlocal answer, read, pending
+                if on_text:
+                    on_text(part)
+                answer += part
+                if pending.done() and len(answer) - read >= _AHEAD:  # stretches worth a batch
+                    pending.result()
+                    read, pending = len(answer), reading()
+
+            yield listen
+            pending.result()
+
+    def _cached(self, answer: Answer) -> tuple[int, ...]:
+        """The tokens an answer was written with, if this engine wrote them and they spell it: its cache then fits."""
+        if answer.engine is not self.engine or answer.generation is None:
+            return ()
+        tokens = answer.generation.tokens
+        return tokens if self.engine.model.text(tokens).strip() == answer.text else ()
