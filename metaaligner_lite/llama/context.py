@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +13,11 @@ from ..errors import ModelError, UsageError
 from ..generation import Stop
 from .draft import BatchCosts
 from .library import forget_errors, last_error, library, release_freed_memory
+from .machine import usual_threads
 from .model import Adapter, Model
 
 BATCH = 512  # tokens per llama_decode call while reading
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2, "bf16": 30, "f32": 0}  # ggml type numbers of a cache's keys and values
-SMALL = 32_000_000  # bytes of a model whose single tokens one thread writes best (bench/LOG.md)
 ADAPTER_SCALE = 1.0  # an adapter acts as it was trained
 NEVER = sys.maxsize  # a position that no text reaches: the adapter acts nowhere
 
@@ -317,30 +315,3 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return i
     return min(len(a), len(b))
-
-
-def hardware_threads() -> int:
-    """As many threads as this process may run at once."""
-    return len(_allowed())
-
-
-def usual_threads(file_size: int) -> tuple[int, int]:
-    """Threads for single tokens and for batches of a model whose file is so large, where nothing was measured."""
-    cores = default_threads()
-    # A small model's single token is written before a second thread that lost its core comes back.
-    return (1 if file_size < SMALL else cores), cores
-
-
-def default_threads() -> int:
-    """As many threads as this process may use physical cores: a second thread per core slows decoding."""
-    cores = set()
-    for cpu in _allowed():
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:
-            return hardware_threads()
-    return max(1, len(cores))
-
-
-def _allowed() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
