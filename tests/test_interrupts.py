@@ -26,17 +26,24 @@ def model(tiny_path):
 def interrupted(work, seconds):
     """Run `work` and interrupt it after so many seconds, wherever it is; whether it was."""
 
+    armed = [True]
+
     def strike(*_):
-        raise KeyboardInterrupt
+        if armed:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, strike)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        work()
+        try:
+            work()
+        finally:
+            armed.clear()
         return False
     except KeyboardInterrupt:
         return True
     finally:
+        armed.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
