@@ -138,4 +138,6 @@ def _nothing_to_edit(answer: Answer) -> str:
     """Why there is nothing to edit, "" if there is."""
     if answer.generation and answer.generation.finish == "stopped":
         return "the policy was stopped"
+    if answer.reasoning and not answer.text.strip():
+        return "the policy wrote only thoughts, no answer"
     return "" if answer.text.strip() else "there is no answer to edit: it is empty"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import ModelError, UsageError
 from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .objectives import Objective
 from .policies import Answer
-from .prompts import LAYOUTS, ChatTemplate, Message, edit_prompt, invocation
+from .prompts import IN_TURNS, LAYOUTS, ChatTemplate, Message, edit_prompt, invocation, opens_thoughts, run_on_marks
+from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
     from .llama.engine import Engine
@@ -86,6 +88,7 @@ class GgufAligner:
                 f"{trained.header.path} waits for another edit request than {engine.model.path.name} is sent; "
                 "it was trained for another base, another chat template or another version of this program"
             )
+        self._marks = run_on_marks(self.template if self.layout in IN_TURNS else None, engine.model.specials)
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
@@ -118,19 +121,25 @@ class GgufAligner:
             for answer, objectives in answers
         ]
         length = max(len(self.engine.model.encode_text(text)) for text in {answer.text for answer, _ in answers})
+        opened = opens_thoughts(prompts[0])
+        editing = ThoughtFilter(on_text, opened)
         # An edit is about as long as what it edits; a runaway one is stopped at twice that.
-        return self.engine.run(
+        edits = self.engine.run(
             prompts,
             max_tokens=self.max_tokens,
             expected=length + 64,
             usual=2 * length + 256,
             sampling=self.sampling,
-            on_text=on_text,
+            on_text=editing.feed,
             # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
             copies=[(answer.text, query) for answer, _ in answers] if self.draft else (),
             adapted=self.engine.adapter is not None,
             stop=stop,
+            # An answer that holds such a line itself may keep it.
+            marks=[mark for mark in self._marks if not any(mark.strip() in answer.text for answer, _ in answers)],
         )
+        editing.close()
+        return [replace(edit, text=split_thoughts(edit.text, opened).answer) for edit in edits]
 
     @contextmanager
     def reading_ahead(

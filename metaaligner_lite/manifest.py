@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FileProblem
+from .files import write_whole
 
 FILE_NAME = "metaaligner.json"
 GGUF_KEY = "metaaligner.manifest"
@@ -78,4 +79,4 @@ def read(folder: Path) -> Manifest | None:
 def write(manifest: Manifest, folder: Path) -> None:
     """Write the manifest beside a trained model."""
     pretty = json.dumps(json.loads(manifest.to_json()), ensure_ascii=False, indent=2)
-    (folder / FILE_NAME).write_text(pretty + "\n", encoding="utf-8")
+    write_whole(folder / FILE_NAME, pretty + "\n")

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .errors import FileProblem, UsageError
+from .errors import UsageError
+from .files import read_text
 
 _ENTRY_KEYS = {"description", "marker", "aliases", "wording"}
+_COLON, _COMMA, _SEMICOLON = re.compile("[:：]"), re.compile("[,，、]"), re.compile("[;；]")
 _SEPARATOR = re.compile(r"[\s_-]+")
 
 
@@ -49,13 +51,15 @@ def resolve(
 ) -> list[Objective]:
     """The objectives a user named, in their order: names, aliases or inline "name: description".
 
-    A string is a list separated by commas; an inline description runs to the next semicolon or the end, so
-    that it may hold commas itself: "clarity, calm: The response should be calm, not loud; brevity".
+    A string is a list separated by commas. An inline description may hold commas itself; it ends before a semicolon
+    behind which another objective is named, by a known name (or nearly one) or a new "name: description":
+    "clarity, calm: The response should be calm, not loud; no exclamation marks; brevity" names three.
+    Full-width colons, commas and semicolons separate like the plain ones.
     Raises UsageError for an unknown name (with the nearest known one), a repeated one, or none at all.
     """
     known = builtin_catalogue() if catalogue is None else catalogue
     index = _index(known)
-    wanted = _split(requested) if isinstance(requested, str) else list(requested)
+    wanted = _split(requested, index) if isinstance(requested, str) else list(requested)
     found: list[Objective] = []
     for item in wanted:
         objective = item if isinstance(item, Objective) else _one(item, index)
@@ -90,11 +94,7 @@ def load_catalogue(path: Path | None = None) -> Mapping[str, Objective]:
         if not default.is_file():
             return builtin_catalogue()
         named = default
-    try:
-        text = named.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise FileProblem(f"cannot read the objectives file {named}: {reason}; expected a text file in TOML") from error
+    text = read_text(named, "the objectives file")
     merged = dict(builtin_catalogue())
     merged.update(_parse(text, str(named)))
     _index(merged, str(named))
@@ -144,20 +144,35 @@ def _index(catalogue: Mapping[str, Objective], source: str = "catalogue") -> dic
     return index
 
 
-def _split(text: str) -> list[str]:
-    """Comma-separated names; an inline description keeps its commas up to the next semicolon or the end."""
+def _split(text: str, index: Mapping[str, Objective]) -> list[str]:
+    """The items of a list, each a name or an inline "name: description" with the semicolons that are its own."""
     items: list[str] = []
-    for part in text.split(";"):
-        head, colon, description = part.partition(":")
-        *names, last = head.split(",")
+    described = False  # whether the last item has a description, which may go on
+    first, *rest = re.split(f"({_SEMICOLON.pattern})", text)
+    for mark, part in [("", first), *zip(rest[::2], rest[1::2], strict=True)]:
+        head, *description = _COLON.split(part, maxsplit=1)
+        *names, last = _COMMA.split(head)
+        if described and part.strip() and not description and not all(_nearly(name, index) for name in [*names, last]):
+            items[-1] += mark + part
+            continue
+        if described and not part.strip():
+            continue
         items += names
-        items.append(last + colon + description)
+        items.append(f"{last}:{description[0]}" if description else last)
+        described = bool(description)
     return [item.strip() for item in items if item.strip()]
 
 
+def _nearly(name: str, index: Mapping[str, Objective]) -> bool:
+    """Whether a text is a known name, or was probably meant as one (nothing between two commas counts too)."""
+    key = _key(name)
+    return not key or key in index or bool(difflib.get_close_matches(key, index, n=1, cutoff=0.8))
+
+
 def _one(item: str, index: Mapping[str, Objective]) -> Objective:
-    name, colon, description = (part.strip() for part in item.partition(":"))
-    if colon:
+    name, *inline = (part.strip() for part in _COLON.split(item, maxsplit=1))
+    if inline:
+        (description,) = inline
         if not name or not description:
             raise UsageError(f'inline objective {item!r}: expected "name: The response should ..."')
         return Objective(name, description)

@@ -112,7 +112,7 @@ def _cost(counts: Sequence[Counts]) -> str:
 
 def notes(correction: Correction) -> list[str]:
     """What a reader must know of how the texts came about: a failure, a limit reached, a run-on cut off."""
-    told = []
+    told = list(correction.answer.notes)
     if correction.failure and correction.aligned:
         told.append(f"the last round failed, this is the text of the round before: {correction.failure}")
     elif correction.failure:
@@ -135,6 +135,7 @@ def record(correction: Correction) -> dict[str, Any]:
         "query": correction.query,
         "objectives": {objective.name: objective.description for objective in correction.objectives},
         "answer": correction.answer.text,
+        "reasoning": correction.answer.reasoning,
         "text": correction.text,
         "aligned": correction.aligned,
         "failure": correction.failure,

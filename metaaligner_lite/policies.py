@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from .generation import GREEDY, Generation, OnText, Sampling, Stop
-from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt
+from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, fit, opens_thoughts, run_on_marks
+from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
     from .llama.engine import Engine
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A weak answer, how it was generated, and the engine whose KV cache holds it (None if it was given)."""
+    """A weak answer, how it was generated, and the engine whose KV cache holds it (None if it was given).
+
+    `reasoning` are the thoughts that stood before it; with those and no text, the policy did not get to an answer.
+    `notes` say what of the conversation the policy had to be told in another way.
+    """
 
     text: str
     generation: Generation | None = None
     engine: Engine | None = None
+    reasoning: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Policy(Protocol):
@@ -47,11 +54,14 @@ class Policy(Protocol):
 class GivenAnswer:
     """A policy that was asked elsewhere: its answer is at hand, and may be empty.
 
-    `generation` tells what the answer cost, if a model wrote it that is closed by now.
+    Thoughts before it are taken apart. `generation`, `reasoning` and `notes` tell of its writing, if a model wrote it
+    that is closed by now.
     """
 
     text: str
     generation: Generation | None = None
+    reasoning: str = ""
+    notes: tuple[str, ...] = ()
 
     def answer(
         self,
@@ -62,7 +72,9 @@ class GivenAnswer:
         stop: Stop | None = None,
     ) -> Answer:
         """The given text, whatever the query."""
-        return Answer(self.text, self.generation)
+        if self.reasoning:
+            return Answer(self.text, self.generation, reasoning=self.reasoning, notes=self.notes)
+        return replace(_taken_apart(self.text, self.generation), notes=self.notes)
 
 
 class GgufPolicy:
@@ -78,6 +90,7 @@ class GgufPolicy:
     ) -> None:
         self.engine = engine
         self.template = template or engine.model.template or PLAIN_DIALOGUE
+        self._marks = run_on_marks(self.template, engine.model.specials)
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
 
@@ -90,8 +103,25 @@ class GgufPolicy:
         stop: Stop | None = None,
     ) -> Answer:
         """The model's answer. Raises PromptTooLong if conversation and answer do not fit its context."""
-        prompt = chat_prompt([*history, Message("user", query)], self.template)
+        turns, notes = fit([*history, Message("user", query)], self.template)
+        prompt = chat_prompt(turns, self.template)
+        opened = opens_thoughts(prompt)
+        answering = ThoughtFilter(on_text, opened)
         (generation,) = self.engine.run(
-            [prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=on_text, stop=stop
+            [prompt],
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            on_text=answering.feed,
+            marks=self._marks,
+            stop=stop,
         )
-        return Answer(generation.text, generation, self.engine)
+        answering.close()
+        return replace(_taken_apart(generation.text, generation, opened), engine=self.engine, notes=notes)
+
+
+def _taken_apart(text: str, generation: Generation | None, opened: str = "") -> Answer:
+    """An answer and the thoughts before it; the text itself if there are none."""
+    split = split_thoughts(text, opened)
+    if split.reasoning or (text.strip() and not split.answer):
+        return Answer(split.answer, generation, reasoning=split.reasoning or text.strip())
+    return Answer(split.answer if split.answer != text.strip() else text, generation)

@@ -17,7 +17,7 @@ Layouts (the manifest of an aligner names its own):
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from .errors import ModelError, UsageError
 from .objectives import Objective
+from .thoughts import opened_thoughts
 
 CONVERSATION = "conversation"
 BRIEF = "conversation/brief"
@@ -64,7 +65,12 @@ class Piece:
     tokens: tuple[int, ...] = ()
 
 
+_BETWEEN = Piece("\n\n", content=True)  # between the texts of turns that were made one
+
+SYSTEM_MOVED = "the system text stands before the user's, since this prompt has no place for it"
+
 Prompt = tuple[Piece, ...]
+Turn = tuple[str, Prompt]  # a role and what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,10 @@ def edit_prompt(
         weak = (Piece(answer, content=True, tokens=tuple(answer_tokens)),)
         before = [_turn(message.role, message.content) for message in history]
         return _need(template).render([*before, _turn("user", query), ("assistant", weak), ("user", request)])
+    if any(message.role == "system" for message in history):  # these layouts have no place for it either
+        *before, (_, asked) = system_into_user([*(_turn(m.role, m.content) for m in history), _turn("user", query)])
+        history = _messages(before)
+        query = text_of(asked)
     if layout == "paper/hh-rlhf" and (history or "Human:" not in query):
         query = _dialogue(query, history)
     elif history:
@@ -133,6 +143,38 @@ def edit_prompt(
 def chat_prompt(messages: Iterable[Message], template: ChatTemplate) -> Prompt:
     """A conversation up to the point where the assistant speaks next."""
     return template.render([_turn(message.role, message.content) for message in messages])
+
+
+def fit(messages: Sequence[Message], template: ChatTemplate | None) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """A conversation as a chat template can hold it, and what was changed for it, in words (see ChatTemplate.fit).
+
+    None stands for the layouts without turns of a template: they have no place for a system text.
+    """
+    turns = [_turn(message.role, message.content) for message in messages]
+    if template is None:
+        moved = (SYSTEM_MOVED,) * any(role == "system" for role, _ in turns)
+        return _messages(system_into_user(turns)), moved
+    held, notes = template.fit(turns)
+    return _messages(held), notes
+
+
+def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+    return tuple(Message(role, text_of(content)) for role, content in turns)
+
+
+def run_on_marks(template: ChatTemplate | None, specials: Mapping[str, int]) -> tuple[str, ...]:
+    """What begins the user's next turn in the text of a model that goes on to invent it (see ChatTemplate.marks).
+
+    Models without a template of their own have seen dialogues of both kinds.
+    """
+    if template is None or template == PLAIN_DIALOGUE:
+        return ("User:", "Human:")
+    return template.marks(specials)
+
+
+def opens_thoughts(prompt: Prompt) -> str:
+    """The mark with which a prompt begins the assistant's thoughts for it; "" if it leaves that to the model."""
+    return "" if prompt[-1].content else opened_thoughts(prompt[-1].text)
 
 
 def completion_end(layout: str, template: ChatTemplate | None, eos: str) -> Prompt:
@@ -227,48 +269,142 @@ class ChatTemplate:
     bos: str = ""
     eos: str = ""
 
-    def render(self, turns: Sequence[tuple[str, Prompt]], *, open_turn: bool = True) -> Prompt:
+    def render(self, turns: Sequence[Turn], *, open_turn: bool = True) -> Prompt:
         """The pieces of a conversation; `open_turn` ends it where the assistant speaks.
 
         The template sees a placeholder for each turn, never its text; so it can neither read nor change content.
-        Raises ModelError if the template fails, or loses or repeats a turn.
+        What it cannot hold is said in another way (see `fit`). Raises ModelError if the template fails, does not end,
+        or loses or repeats a turn.
         """
-        slots = {f"MALSLOT{i}X": content for i, (_, content) in enumerate(turns)}
-        messages = [{"role": role, "content": slot} for (role, _), slot in zip(turns, slots, strict=True)]
+        return self._held(turns, open_turn)[0]
+
+    def fit(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], tuple[str, ...]]:
+        """The turns as this template can hold them, and what was changed for it, in words.
+
+        Tried in this order, until one renders: the turns as they are; neighbours of one role joined; each system text
+        before the text of the user's turn that follows; an empty user's turn before an assistant who begins.
+        """
+        return self._held(turns, True)[1:]
+
+    def marks(self, specials: Mapping[str, int]) -> tuple[str, ...]:
+        """How the user's next turn begins, if no special token ends the assistant's: text that a model runs on with.
+
+        One at most. It begins with a space if the template writes it on the answer's own line.
+        """
+        a, b = "answer", "query"
         try:
-            text = self._compiled.render(
-                messages=messages, add_generation_prompt=open_turn, bos_token=self.bos, eos_token=self.eos
-            )
+            pieces = self.render([_turn("user", "q"), _turn("assistant", a), _turn("user", b)])
+        except ModelError:
+            return ()
+        texts = [piece.text if piece.content else "" for piece in pieces]
+        between = text_of(pieces[texts.index(a) + 1 : texts.index(b)])
+        if not between.strip() or any(special in between for special in specials if special.strip()):
+            return ()
+        own_line = "\n" not in between[: len(between) - len(between.lstrip())]
+        return (" " * own_line + between.strip().splitlines()[0].strip(),)
+
+    def _held(self, turns: Sequence[Turn], open_turn: bool) -> tuple[Prompt, Sequence[Turn], tuple[str, ...]]:
+        """The first way of saying the turns that the template renders: pieces, turns, what was changed."""
+        first: ModelError | None = None
+        for changed, notes in _ways(turns):
+            for in_parts in (False, True):
+                try:
+                    return self._pieces(changed, open_turn, in_parts), changed, notes
+                except _Unending:
+                    raise
+                except ModelError as error:
+                    first = first or error
+        assert first is not None  # there is at least one way
+        raise first
+
+    def _pieces(self, turns: Sequence[Turn], open_turn: bool, in_parts: bool) -> Prompt:
+        """`in_parts` gives each text as a list of content parts, as templates of models that see pictures expect."""
+        from . import sandbox
+
+        slots = {f"MALSLOT{i}X": content for i, (_, content) in enumerate(turns)}
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": slot}] if in_parts else slot}
+            for (role, _), slot in zip(turns, slots, strict=True)
+        ]
+        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": open_turn}
+        try:
+            text = sandbox.render(self._compiled, variables | {"bos_token": self.bos, "eos_token": self.eos})
+        except sandbox.BoundExceeded as error:
+            raise _Unending(f"the model's chat template was stopped: {error}; {_ANOTHER}") from error
         except Exception as error:  # a template is a program from outside: whatever it raises is its failure
-            raise ModelError(
-                f"the model's chat template failed: {error}; name another one with --chat-template FILE"
-            ) from error
+            raise ModelError(f"the model's chat template failed: {error}; {_ANOTHER}") from error
         parts = re.split(r"(MALSLOT\d+X)", text)
         if sorted(parts[1::2]) != sorted(slots):
-            raise ModelError(
-                "the model's chat template loses or repeats a turn of the conversation; "
-                "name another one with --chat-template FILE"
-            )
+            raise ModelError(f"the model's chat template loses or repeats a turn of the conversation; {_ANOTHER}")
         pieces = [slots.get(part, (Piece(part),)) for part in parts if part]
         return tuple(piece for group in pieces for piece in group)
 
     @cached_property
     def _compiled(self) -> Any:
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from . import sandbox
 
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals.update(raise_exception=refuse, strftime_now=_today)
         try:
-            return environment.from_string(self.source)
-        except TemplateError as error:
-            raise ModelError(
-                f"the model's chat template cannot be read: {error}; name another one with --chat-template FILE"
-            ) from error
+            return sandbox.compiled(self.source)
+        except Exception as error:  # Python's own compiler may refuse it too
+            raise _Unending(f"the model's chat template cannot be read: {error}; {_ANOTHER}") from error
+
+
+_ANOTHER = "name another one with --chat-template FILE"
+
+
+class _Unending(ModelError):
+    """A template that is broken or does not end: no other way of saying the turns would help."""
+
+
+def _ways(turns: Sequence[Turn]) -> Iterator[tuple[list[Turn], tuple[str, ...]]]:
+    """The turns, then in ways that narrower templates hold, each with what was changed so far."""
+    now = list(turns)
+    notes: tuple[str, ...] = ()
+    yield now, notes
+    for change, note in (
+        (join_neighbours, "neighbouring turns of one role were joined"),
+        (system_into_user, SYSTEM_MOVED),
+        (_user_first, "an empty turn of the user stands first, since this chat template lets no assistant begin"),
+    ):
+        changed = change(now)
+        if changed != now:
+            now, notes = changed, (*notes, note)
+            yield now, notes
+
+
+def join_neighbours(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns, with neighbours of one role made one, an empty line between their texts."""
+    joined: list[Turn] = []
+    for role, content in turns:
+        if joined and joined[-1][0] == role:
+            joined[-1] = role, (*joined[-1][1], _BETWEEN, *content)
+        else:
+            joined.append((role, content))
+    return joined
+
+
+def system_into_user(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns, with each system text before the text of the user's turn that follows."""
+    changed: list[Turn] = []
+    waiting: Prompt = ()
+    for role, content in turns:
+        if role == "system":
+            waiting = (*waiting, *content, _BETWEEN)
+        elif role == "user":
+            changed.append((role, (*waiting, *content)))
+            waiting = ()
+        else:
+            changed.append((role, content))
+    if waiting:  # no user's turn follows
+        changed.append(("user", waiting[:-1]))
+    return join_neighbours(changed)
+
+
+def _user_first(turns: Sequence[Turn]) -> list[Turn]:
+    after = [role for role, _ in turns].index("system") + 1 if turns and turns[0][0] == "system" else 0
+    if after < len(turns) and turns[after][0] == "assistant":
+        return [*turns[:after], ("user", ()), *turns[after:]]
+    return list(turns)
 
 
 # For a policy without a chat template: the plainest dialogue there is.
@@ -287,7 +423,12 @@ def _dialogue(query: str, history: Sequence[Message]) -> str:
     return f"{before}\n\nHuman: {query} \n\nAssistant:"
 
 
-def _turn(role: str, text: str) -> tuple[str, Prompt]:
+def text_of(prompt: Prompt) -> str:
+    """The text that pieces spell."""
+    return "".join(piece.text for piece in prompt)
+
+
+def _turn(role: str, text: str) -> Turn:
     return role, (Piece(text, content=True),)
 
 
@@ -313,9 +454,3 @@ def _split_specials(text: str, specials: Mapping[str, int]) -> list[str]:
     if not present:
         return [text]
     return [part for part in re.split("(" + "|".join(map(re.escape, present)) + ")", text) if part]
-
-
-def _today(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)

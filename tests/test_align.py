@@ -314,8 +314,11 @@ def test_turns_in_the_papers_layouts(tiny_path):
     assert "| Context: \n\nHuman: a?\n\nAssistant: b.\n\nHuman: c? \n\nAssistant: | Answer: d. |" in text
     with pytest.raises(UsageError, match="no place for earlier turns"):
         edit_prompt("paper/imhi", "c?", "d.", objectives, history=turns)
-    with pytest.raises(UsageError, match="not 'system'"):
-        edit_prompt("paper/hh-rlhf", "c?", "d.", objectives, history=[Message("system", "x")])
+    with pytest.raises(UsageError, match="not 'tool'"):
+        edit_prompt("paper/hh-rlhf", "c?", "d.", objectives, history=[Message("tool", "x")])
+    for layout in ("paper/hh-rlhf", "paper/imhi"):  # a system text has no place of its own
+        told = edit_prompt(layout, "c?", "d.", objectives, history=[Message("system", "x")])
+        assert "x\n\nc?" in "".join(piece.text for piece in told)
 
 
 def test_an_aligner_of_another_vocabulary_tokenizes_the_answer_itself(tiny_path, tmp_path):

@@ -253,7 +253,7 @@ def test_failed_correction_keeps_the_answer_and_exits_1(align):
     long = " ".join(f"word{n}" for n in range(120))
     code, out, err = align("Hello?", "--answer", long, "-o", "empathy")
     assert (code, out.strip()) == (1, long.strip())
-    assert "the correction failed, this is the answer as it was: the prompt is 9" in err
+    assert "the correction failed, this is the answer as it was: the prompt is 1,0" in err
 
 
 BAD = {

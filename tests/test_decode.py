@@ -11,9 +11,10 @@ from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 
 
-def stream(chunks):
+def stream(chunks, marks=("Human:", "User:")):
     seen = []
-    text_stream, decoder = TextStream(seen.append), codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text_stream = TextStream(seen.append, marks)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for chunk in chunks:
         if not text_stream.feed(decoder.decode(chunk) if isinstance(chunk, bytes) else chunk):
             break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from ..aligners import GgufAligner
     from ..llama.engine import Engine
     from ..objectives import Objective
-    from ..prompts import ChatTemplate, Message
+    from ..prompts import ChatTemplate
 
 
 class Show(StrEnum):
@@ -62,6 +61,7 @@ def align(
         Path | None,
         typer.Option("--history", help='The turns before QUERY, as JSON: [{"role": "user", "content": "..."}, ...].'),
     ] = None,
+    system: Annotated[str, typer.Option("--system", help="A system text for the policy, or @FILE that holds it.")] = "",
     show: Annotated[
         Show | None, typer.Option("--show", help="What to print (default: diff on a terminal, final in a pipe).")
     ] = None,
@@ -132,6 +132,7 @@ def align(
     """
     from ..align import align_each
     from ..aligners import GgufAligner
+    from ..chats import Chat, load_history, with_system
     from ..demo import DEMO_ALIGNER, DEMO_POLICY
     from ..errors import UsageError
     from ..generation import Sampling
@@ -140,6 +141,8 @@ def align(
     from ..llama.engine import open_engine
     from ..objectives import load_catalogue, resolve
     from ..policies import GgufPolicy, GivenAnswer, Policy
+    from ..prompts import IN_TURNS, Message, fit
+    from ..thoughts import split_thoughts
 
     query, answer = _from_stdin(query, answer)
     if not query.strip():
@@ -155,7 +158,8 @@ def align(
     catalogue = load_catalogue(objectives_file)
     wanted = [resolve(names, catalogue) for names in objectives or [""]]
     template = _template(chat_template)
-    turns = _turns(history) if history else ()
+    before = load_history(history) if history else Chat(())
+    turns = with_system(before.turns, system) if system else before.turns
     sampling = Sampling(temperature=temperature, seed=seed)
     screen = _Screen(show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == 1)
 
@@ -180,12 +184,12 @@ def align(
 
     source: Policy | None = GivenAnswer(answer) if answer is not None else None
     if answer is not None:
-        screen.draft(answer)
+        screen.draft(split_thoughts(answer).answer)
     elif low_memory and not adapter:
         read_header(aligner or DEMO_ALIGNER)  # a wrong path is told before the policy's work, not after it
         with opened(policy or DEMO_POLICY) as engine:
             drafted = asked(engine).answer(query, screen.draft, turns)
-        source = GivenAnswer(drafted.text, drafted.generation)
+        source = GivenAnswer(drafted.text, drafted.generation, drafted.reasoning, drafted.notes)
     with ExitStack() as models:
         shared = models.enter_context(opened(policy or DEMO_POLICY, adapter)) if adapter else None
         editor = GgufAligner(
@@ -201,6 +205,9 @@ def align(
         for note in _notes_on(
             editor, wanted, embedded=not (aligner or adapter), foreign=bool(policy) or answer is not None
         ):
+            screen.say(note)
+        held = editor.template if editor.layout in IN_TURNS else None
+        for note in (*before.notes, *fit([*turns, Message("user", query)], held)[1]):
             screen.say(note)
         corrections = align_each(
             query,
@@ -226,6 +233,7 @@ def _typed(context: typer.Context, option: str) -> bool:
 def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]:
     """Fill the one text that was left to standard input: the query by default, the answer if it is '-'."""
     from ..errors import UsageError
+    from ..files import decode_text
 
     query_waits = query in (None, "-")
     if query_waits and answer == "-":
@@ -234,48 +242,15 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
         return str(query), answer
     if query is None and sys.stdin.isatty():
         raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
-    try:
-        read = sys.stdin.buffer.read().decode("utf-8").strip("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"standard input is not UTF-8 text (byte {error.start:,} is 0x{error.object[error.start]:02x}); "
-            "convert it first, for example with: iconv -f latin1 -t utf-8"
-        ) from error
+    read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
     return (read, answer) if query_waits else (str(query), read)
 
 
 def _template(path: Path | None) -> ChatTemplate | None:
-    from ..errors import FileProblem
+    from ..files import read_text
     from ..prompts import ChatTemplate
 
-    if path is None:
-        return None
-    try:
-        return ChatTemplate(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileProblem(f"cannot read the chat template {path}: {error}") from error
-
-
-def _turns(path: Path) -> tuple[Message, ...]:
-    """The conversation in a JSON file; it must end where the user speaks next."""
-    from ..errors import FileProblem
-    from ..prompts import Message
-
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileProblem(f"cannot read the conversation {path}: {error}") from error
-    expected = 'a list of {"role": "system" | "user" | "assistant", "content": "..."}'
-    if not isinstance(read, list):
-        raise FileProblem(f"{path} holds no conversation; expected {expected}")
-    for number, turn in enumerate(read, start=1):
-        if not isinstance(turn, dict) or set(turn) != {"role", "content"} or not isinstance(turn["content"], str):
-            raise FileProblem(f"turn {number} in {path} is not one; expected {expected}")
-        if turn["role"] not in ("system", "user", "assistant"):
-            raise FileProblem(f"turn {number} in {path} has the role {turn['role']!r}; expected {expected}")
-    if read and read[-1]["role"] == "user":
-        raise FileProblem(f"{path} ends with the user's turn; that one is the query")
-    return tuple(Message(turn["role"], turn["content"]) for turn in read)
+    return ChatTemplate(read_text(path, "the chat template")) if path else None
 
 
 def _notes_on(editor: GgufAligner, wanted: list[list[Objective]], *, embedded: bool, foreign: bool) -> list[str]:
@@ -315,10 +290,13 @@ class _Screen:
         self._live = terminal and not as_json
         self._out, self._talk = results(), talk()
         self._stage = ""
+        self._said: set[str] = set()
 
     def say(self, note: str) -> None:
         """A note on stderr, such as which aligner is used."""
-        self._talk.print(f"note: {note}", style="yellow")
+        if note not in self._said:
+            self._said.add(note)
+            self._talk.print(f"note: {note}", style="yellow")
 
     def draft(self, text: str) -> None:
         """The next part of the weak answer."""

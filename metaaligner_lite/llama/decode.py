@@ -30,7 +30,8 @@ class Task:
 
     `on_text` gets the text as it grows: whole characters, in order, nothing taken back. With a `drafter`, guessed
     tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
-    position `adapted_from` on, the context's adapter acts.
+    position `adapted_from` on, the context's adapter acts. The text ends before a line that begins with one of `marks`
+    (prompts.ChatTemplate.marks): the user's next turn, which the model invents.
     """
 
     prompt: Sequence[int]
@@ -39,6 +40,7 @@ class Task:
     on_text: OnText | None = None
     drafter: Drafter | None = None
     adapted_from: int = NEVER
+    marks: Sequence[str] = ()
 
 
 def generate(context: Context, tasks: Sequence[Task], stop: Stop | None = None) -> list[Generation]:
@@ -84,7 +86,7 @@ class _Writer:
         self.finish = ""
         self._choose = samplers.enter_context(_sampler(task.sampling, context))
         self._drafter = task.drafter if context.can_draft else None
-        self._stream, self._guard = TextStream(task.on_text), LoopGuard()
+        self._stream, self._guard = TextStream(task.on_text, task.marks), LoopGuard()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text, self._shown = "", 0  # all that was written, and how much of it the stream was given
         self._ends: list[int] = []  # where in the text each token ends
@@ -185,18 +187,16 @@ class _Writer:
 
 
 class TextStream:
-    """Text in, text out: nothing from a run-on "Human:" or "User:" turn on.
+    """Text in, text out, and nothing from a run-on turn on, which begins with one of `marks`.
 
-    Small models, and models sampled without their template, go on to invent the user's next turn. What could
-    be the beginning of one (white space, then a part of the marker at a line's start) is held back until it is
-    known; so is white space at the end, which is dropped.
+    Models without an end token go on to invent the user's next turn. What could be the beginning of one (white space,
+    then a part of a mark at a line's start) is held back until it is known; so is white space at the end, which is
+    dropped. A mark that begins with a space counts behind any white space, not only at a line's start.
     """
 
-    _RUN_ON = re.compile(r"\s*\n[ \t]*(?:Human|User)[ \t]*:")
-    _HELD = re.compile(r"\s+(?:H(?:u(?:m(?:an?)?)?)?|U(?:s(?:er?)?)?)?[ \t]*\Z")
-
-    def __init__(self, on_text: OnText | None = None) -> None:
+    def __init__(self, on_text: OnText | None = None, marks: Sequence[str] = ()) -> None:
         self._on_text = on_text
+        self._run_on, self._may_become = _run_on_patterns(marks)
         self._sent: list[str] = []
         self._held = ""
         self.ended = False
@@ -216,13 +216,13 @@ class TextStream:
         if self.ended:
             return
         pending = self._held + text
-        for run_on in self._RUN_ON.finditer(pending):
+        for run_on in self._run_on.finditer(pending) if self._run_on else ():
             before = pending[: run_on.start()]
             if ("".join(self._sent) + before).count("```") % 2 == 0:  # in a block of code it is a quotation
                 self._send(before)
                 self.ended = True
                 return
-        held = self._HELD.search(pending)
+        held = self._may_become.search(pending)
         cut = held.start() if held else len(pending)
         self._send(pending[:cut])
         self._held = pending[cut:]
@@ -234,6 +234,23 @@ class TextStream:
             self._sent.append(text)
             if self._on_text:
                 self._on_text(text)
+
+
+def _run_on_patterns(marks: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[str]]:
+    """What a run-on turn looks like (None without marks), and the end of a text that may become one."""
+    whole, parts = [], []
+    for mark in marks:
+        before = r"\s+" if mark.startswith(" ") else r"\s*\n[ \t]*"
+        letters = [re.escape(letter) for letter in mark.strip()]
+        if letters[-1:] == [":"]:
+            letters[-1] = r"[ \t]*:"  # "User :" too
+        whole.append(before + "".join(letters))
+        part = ""
+        for letter in reversed(letters[:-1]):
+            part = f"(?:{letter}{part})?"
+        parts.append(part)
+    held = rf"\s+(?:{'|'.join(parts)})[ \t]*\Z" if parts else r"\s+\Z"
+    return re.compile("|".join(whole)) if whole else None, re.compile(held)
 
 
 @contextmanager

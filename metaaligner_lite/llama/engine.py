@@ -62,14 +62,16 @@ class Engine:
         copies: Sequence[Sequence[str]] = (),
         adapted: bool = False,
         stop: Stop | None = None,
+        marks: Sequence[str] = (),
     ) -> list[Generation]:
         """Write a continuation of each prompt, side by side; `on_text` gets the text of the first as it grows.
 
         At most `max_tokens` each (if None: `usual`) or what the context has left, but there must be room for
         `expected` ones, or for `max_tokens` if that is less. `copies` are, for each prompt, texts that will probably
         be repeated in parts: drafts are taken from them. `adapted` lets the adapter act from the edit request on.
-        `stop` is asked between batches: once it says so, what was written so far comes back, finished as "stopped".
-        Raises PromptTooLong, with the numbers, before anything is read.
+        A text ends before a turn of the user's that begins with one of `marks`. `stop` is asked between batches: once
+        it says so, what was written so far comes back, finished as "stopped". Raises PromptTooLong, with the numbers,
+        before anything is read.
         """
         with self._lock:
             spelled: dict[str, list[int]] = {text: self.model.encode_text(text) for texts in copies for text in texts}
@@ -85,13 +87,12 @@ class Engine:
                         on_text if i == 0 else None,
                         Drafter(*(spelled[text] for text in copies[i])) if copies else None,
                         request if adapted else NEVER,
+                        marks,
                     )
                 )
             size = sum(len(task.prompt) + task.max_tokens for task in tasks)
-            if self.adapter and not adapted:
-                size = max(
-                    size, min(2 * size, self.limit)
-                )  # the edit follows in the same cache: it need not grow for it
+            if self.adapter and not adapted:  # the edit follows in the same cache: it need not grow for it
+                size = max(size, min(2 * size, self.limit))
             context = self._context_for(size, len(tasks))
             if self._store:
                 self._recall(self._store, context, tasks[0])

@@ -18,6 +18,7 @@ from ..errors import FileProblem, ModelError
 from ..gguf_file import VOCABULARY, GgufHeader, LongArray, read_header
 from ..manifest import Manifest
 from ..prompts import ChatTemplate
+from ..thoughts import marks_among
 from .library import forget_errors, last_error, library, release_freed_memory
 
 ALL_LAYERS = -1
@@ -81,6 +82,10 @@ class Model:
         return {self._text_of(i): i for i in range(self.n_vocab) if control(self._vocab, i)} | self._markers
 
     @cached_property
+    def _thought_marks(self) -> frozenset[int]:
+        return marks_among(self.specials)
+
+    @cached_property
     def _markers(self) -> dict[str, int]:
         """The chat template's words that the file declares not as control tokens but as user-defined ones.
 
@@ -114,9 +119,9 @@ class Model:
             room = -count
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for in text; empty for control tokens."""
+        """The bytes a token stands for in text; empty for control tokens, but for those around a model's thoughts."""
         count = self._lib.llama_token_to_piece(
-            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, False
+            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, token in self._thought_marks
         )
         if count < 0:
             self._piece_buffer = ctypes.create_string_buffer(-count)

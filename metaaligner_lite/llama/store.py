@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FileProblem
+from ..files import written_whole
 from ..gguf_file import GgufHeader
 from ..paths import cache_dir
 from .context import Cached
@@ -98,13 +99,10 @@ class Store:
             self._say(f"not kept in {self._folder}: {len(state):,} bytes are more than --cache-size allows")
             return
         name = hashlib.sha256(head).hexdigest()[:32] + SUFFIX
-        beside = self._folder / f".{name}.{os.getpid()}"
         try:
-            with beside.open("wb") as file:
+            with written_whole(self._folder / name) as file:
                 file.writelines((head, state, self._sealed(head, state)))
-            beside.replace(self._folder / name)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             self._say(f"not kept in {self._folder}: {error}")
             return
         for entry in others:
@@ -215,9 +213,6 @@ def _own_key() -> bytes:
     except FileNotFoundError:
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
+    with written_whole(path, private=True) as file:
         file.write(secrets.token_bytes(32))
-    beside.replace(path)
     return path.read_bytes()

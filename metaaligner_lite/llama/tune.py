@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .. import files
 from ..errors import FileProblem
 from ..gguf_file import GgufHeader
 from ..paths import cache_dir
@@ -272,7 +272,7 @@ def _whole(costs: Mapping[int, float], shape: BatchCosts) -> tuple[tuple[int, fl
 
 def remembered(header: GgufHeader, gpu_layers: int = -1) -> Tuning | None:
     """What was measured for a model of this shape on this machine with this library; None if nothing was."""
-    entry: Any = _memory().get(_key(header, gpu_layers))
+    entry: Any = files.recall(_path()).get(_key(header, gpu_layers))
     try:
         costs = tuple((int(size), float(seconds)) for size, seconds in entry["costs"])
         threads = int(entry["threads"]), int(entry["batch_threads"])
@@ -286,12 +286,8 @@ def remembered(header: GgufHeader, gpu_layers: int = -1) -> Tuning | None:
 def remember(header: GgufHeader, tuning: Tuning, gpu_layers: int = -1) -> Path:
     """Keep a measurement; returns the file. Raises FileProblem if it cannot be written."""
     path = _path()
-    entries = _memory() | {_key(header, gpu_layers): asdict(tuning)}
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        beside.replace(path)
+        files.remember(path, {_key(header, gpu_layers): asdict(tuning)})
     except OSError as error:
         raise FileProblem(f"cannot keep the measurement in {path}: {error}; MAL_HOME names another folder") from error
     return path
@@ -299,19 +295,11 @@ def remember(header: GgufHeader, tuning: Tuning, gpu_layers: int = -1) -> Path:
 
 def count() -> int:
     """How many measurements are kept."""
-    return len(_memory())
+    return len(files.recall(_path()))
 
 
 def _path() -> Path:
     return cache_dir() / "tune.json"
-
-
-def _memory() -> dict[str, Any]:
-    try:
-        entries = json.loads(_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
 
 
 def _key(header: GgufHeader, gpu_layers: int) -> str:

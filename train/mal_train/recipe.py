@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import FileProblem, UsageError
+from metaaligner_lite.files import read_text, write_whole
 from metaaligner_lite.prompts import CONVERSATION, LAYOUTS
-
-from .files import write_whole
 
 STAGES = ("warmup", "equal", "contrastive")
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -148,11 +147,9 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recip
             path = known[str(path)]
         source = str(path)
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileProblem(
-                f"cannot read the recipe: {error}; a name without .toml is one of: {', '.join(known)}"
-            ) from error
+            raw = tomllib.loads(read_text(path, "the recipe"))
+        except FileProblem as error:
+            raise FileProblem(f"{error}; a name without .toml is one of: {', '.join(known)}") from error
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{path} is not valid TOML: {error}") from error
     recipe: Recipe = _build(Recipe(), raw, "", source)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import ModelError
+from metaaligner_lite.files import write_whole
 
 from . import distributed
 from .collate import Plan, collate
 from .encode import IGNORED, Encoded
-from .files import write_whole
 from .lora import cuda, peak_memory
 from .progress import Progress
 from .recipe import Recipe, Stage

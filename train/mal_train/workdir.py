@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import FileProblem, UsageError
+from metaaligner_lite.files import write_whole
 
 from . import distributed
-from .files import write_whole
 
 _IDENTITY = "run.json"
 

@@ -1,0 +1,125 @@
+"""Chat templates of released models: which render, and what the runtime finds out about them.
+
+    python bench/templates.py FOLDER
+
+FOLDER holds templates as *.jinja (such as models/templates in llama.cpp's sources) or as *.cpp with a table of them
+(its tests/test-chat-template.cpp). No template is kept here; bench/LOG.md has the result. Columns:
+
+  turns    question and answer as one prompt; "parts" if only lists of content parts render
+  system   a system turn: held, moved before the user's text, or why not
+  history  user and assistant turns before the question, then the edit request
+  begins   a conversation in which the assistant speaks first: held, or an empty turn before it
+  end      whether a special token ends the assistant's turn; else the mark of a run-on turn
+  activated   whether an activated adapter finds its invocation
+  thoughts    the mark with which the template opens thoughts
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from metaaligner_lite.errors import MalError
+from metaaligner_lite.prompts import ChatTemplate, Message, chat_prompt, fit, invocation, opens_thoughts, text_of
+
+_SPECIAL = re.compile(
+    r"<[|｜][^<>\s{}]{1,40}[|｜]>|<\|[a-z_]+>|<[a-z_]+\|>|\[/?[A-Z_]{3,20}\]|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|SEP|CLS)>"
+    r"|</?(?:seed|hy_?\w*):\w+>|\]<\]\w+\[>\[|<end_of_utterance>|<unused\d+>|<reserved_\d+>|\[gMASK\]|<sop>|<SPECIAL_\d+>"
+)
+
+
+class Words:
+    """A vocabulary whose special tokens are those that the template's text shows; other text is one token a letter."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        found = dict.fromkeys([*_SPECIAL.findall(template.source), template.bos, template.eos])
+        self.specials = {text: i for i, text in enumerate(found) if text}
+        self.bos = None
+
+    def encode_text(self, text: str) -> list[int]:
+        """One token a letter."""
+        return [1000 + ord(letter) for letter in text]
+
+
+def main(folder: Path) -> None:
+    """Print the table."""
+    head = ("template", "turns", "system", "history", "begins", "end", "activated", "thoughts")
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    refused = count = 0
+    began = time.perf_counter()
+    for name, source in sorted(dict(_templates(folder)).items()):
+        row = _row(ChatTemplate(source, bos="<s>", eos="</s>"))
+        refused += row[0].startswith("refused")
+        count += 1
+        print(f"| {' | '.join([name, *row])} |")
+    print(f"\n{count} templates, {refused} refused, {time.perf_counter() - began:.1f} s")
+
+
+def _row(template: ChatTemplate) -> list[str]:
+    system, question, answer = Message("system", "Be kind."), Message("user", "Why?"), Message("assistant", "So.")
+    asked = _try(template, [question])
+    if asked.startswith("refused"):
+        return [asked, *[""] * 6]
+    if not _plain(template):
+        asked = "parts"
+    words = Words(template)
+    try:
+        invocation("conversation", template, words)
+        activated = "yes"
+    except MalError as error:
+        activated = f"no: {_short(error)}"
+    return [
+        asked,
+        _try(template, [system, question]),
+        _try(template, [system, question, answer, question, answer, Message("user", "Edit.")]),
+        _try(template, [answer, question]),
+        " ".join(f"`{mark}`" for mark in template.marks(words.specials)) or "token",
+        activated,
+        f"`{mark}`" if (mark := opens_thoughts(chat_prompt([question], template))) else "",
+    ]
+
+
+def _try(template: ChatTemplate, messages: list[Message]) -> str:
+    """How a conversation comes out."""
+    try:
+        _, notes = fit(messages, template)
+    except MalError as error:
+        return f"refused: {_short(error)}"
+    text = text_of(chat_prompt(messages, template))
+    assert all(message.content in text for message in messages)
+    told = {"neighbouring": "joined", "the system": "moved", "an empty": "empty turn"}
+    said = [short for note in notes for words, short in told.items() if note.startswith(words)]
+    return ", ".join(said) or "held"
+
+
+def _plain(template: ChatTemplate) -> bool:
+    """Whether it takes texts as they are, rather than lists of parts."""
+    try:
+        template._pieces(
+            [("user", chat_prompt([Message("user", "Why?")], ChatTemplate("{{ messages[0].content }}")))], True, False
+        )
+    except MalError:
+        return False
+    return True
+
+
+def _short(error: MalError) -> str:
+    return str(error).removeprefix("the model's chat template ").split(";")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def _templates(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*.jinja")):
+        yield path.stem, path.read_text(encoding="utf-8")
+    for path in sorted(folder.rglob("*.cpp")):
+        table = path.read_text(encoding="utf-8")
+        pattern = r'/\* \.name= \*/\s*"(?P<name>[^"]+)",\s*/\* \.template_str= \*/\s*(?:U8C\()?(?:u8)?(?P<text>"(?:[^"\\]|\\.)*")'
+        for found in re.finditer(pattern, table):
+            yield found["name"].split(" (")[0], ast.literal_eval(found["text"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
