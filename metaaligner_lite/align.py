@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .aligners import Aligner
 from .errors import PromptTooLong, UsageError
-from .generation import Generation, OnText
+from .generation import Generation, OnText, Stop
+from .loops import tidy
 from .objectives import Objective, resolve
 from .policies import Answer, Policy
 from .prompts import Message
@@ -17,7 +19,8 @@ from .prompts import Message
 class Correction:
     """An aligned answer and what it cost. Where a round failed, `text` is what it was before: at first the weak answer.
 
-    `failure` says why it failed ("" if it did not); `edits` are the aligner's generations, one per round that began.
+    `aligned` says whether `text` is the aligner's. `failure` says why a round failed ("" if none did); `edits` are the
+    aligner's generations, one per round that began. A weak answer that stays loses its own loop or invented turn.
     """
 
     query: str
@@ -26,17 +29,13 @@ class Correction:
     text: str
     layout: str
     edits: tuple[Generation, ...] = ()
+    aligned: bool = False
     failure: str = ""
 
     @property
     def edit(self) -> Generation | None:
         """The last round's generation, None if none began."""
         return self.edits[-1] if self.edits else None
-
-    @property
-    def aligned(self) -> bool:
-        """Whether `text` is the aligner's."""
-        return any(edit.text for edit in self.edits)
 
 
 def align(
@@ -49,13 +48,15 @@ def align(
     rounds: int = 1,
     on_answer: OnText | None = None,
     on_edit: OnText | None = None,
+    stop: Stop | None = None,
 ) -> Correction:
     """Let `policy` answer `query`, then let `aligner` edit that answer toward `objectives` (paper section 3.3).
 
     `history` holds the turns before the query, as their reader saw them. With several `rounds` the edit is edited
-    again, until a round changes nothing. The texts stream to `on_answer` and
-    `on_edit`. A correction that does not fit the aligner's context, or comes out empty, leaves the text as it was and
-    says so in `failure`. Raises UsageError for an empty query or an unknown objective, and what the policy raises.
+    again, until a round changes nothing. The texts stream to `on_answer` and `on_edit`. A correction that does not fit
+    the aligner's context, comes out empty, goes round in circles or is stopped leaves the text as it was and says so
+    in `failure`. Once `stop` says so, what runs ends. Raises UsageError for an empty query or an unknown objective, and
+    what the policy raises.
     """
     return align_each(
         query,
@@ -66,6 +67,7 @@ def align(
         rounds=rounds,
         on_answer=on_answer,
         on_edit=on_edit,
+        stop=stop,
     )[0]
 
 
@@ -79,6 +81,7 @@ def align_each(
     rounds: int = 1,
     on_answer: OnText | None = None,
     on_edit: OnText | None = None,
+    stop: Stop | None = None,
 ) -> list[Correction]:
     """As `align`, with one correction of the same answer for each set of objectives, written side by side.
 
@@ -88,37 +91,53 @@ def align_each(
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
     wanted = [tuple(resolve(objectives)) for objectives in objective_sets]
-    turns = (history,) if history else ()  # a policy that knows no turns is asked single questions as ever
+    # A policy that knows no turns is asked single questions as ever; nor does every policy know how to stop.
+    turns: dict[str, Any] = {"history": history} if history else {}
+    options = turns | ({"stop": stop} if stop else {})
     if getattr(policy, "elsewhere", False):
-        with aligner.reading_ahead(query, wanted[0], on_answer, *turns) as listen:
-            answer = policy.answer(query, listen, *turns)
+        with aligner.reading_ahead(query, wanted[0], on_answer, **turns) as listen:
+            answer = policy.answer(query, listen, **options)
     else:
-        answer = policy.answer(query, on_answer, *turns)
-    corrections = [Correction(query, objectives, answer, answer.text, aligner.layout) for objectives in wanted]
-    if answer.reasoning and not answer.text:
-        return [replace(correction, failure="the policy wrote only thoughts, no answer") for correction in corrections]
-    open_ = dict(enumerate([answer] * len(wanted)))  # what the next round edits, by correction
+        answer = policy.answer(query, on_answer, **options)
+    corrections = [Correction(query, objectives, answer, tidy(answer.text), aligner.layout) for objectives in wanted]
+    if missing := _nothing_to_edit(answer):
+        return [replace(correction, failure=missing) for correction in corrections]
+    editing = dict(enumerate([answer] * len(wanted)))  # what the next round edits, by correction
     for _ in range(rounds):
+        each = [(text, wanted[i]) for i, text in editing.items()]
         try:
-            edits = aligner.edit(
-                query, [(text, wanted[i]) for i, text in open_.items()], on_edit if rounds == 1 else None, *turns
-            )
+            edits = aligner.edit(query, each, on_edit if rounds == 1 else None, **options)
         except PromptTooLong as error:
-            for i in open_:
+            for i in editing:
                 corrections[i] = replace(corrections[i], failure=str(error))
             break
-        for i, edit in zip(list(open_), edits, strict=True):
+        for i, edit in zip(list(editing), edits, strict=True):
             before = corrections[i]
-            corrections[i] = replace(
-                before,
-                edits=(*before.edits, edit),
-                text=edit.text or before.text,
-                failure="" if edit.text else "the aligner wrote nothing",
-            )
-            if edit.text in ("", before.text):  # failed, or settled: the next round would do the same
-                del open_[i]
+            corrections[i] = _after(before, edit)
+            if corrections[i].failure or edit.text == before.text:  # settled: the next round would do the same
+                del editing[i]
             else:
-                open_[i] = Answer(edit.text)
-        if not open_:
+                editing[i] = Answer(edit.text)
+        if not editing:
             break
     return corrections
+
+
+def _after(before: Correction, edit: Generation) -> Correction:
+    """The correction after one more round."""
+    failure = _FAILURES.get(edit.finish, "" if edit.text else "the aligner wrote nothing")
+    if failure:
+        return replace(before, edits=(*before.edits, edit), failure=failure)
+    return replace(before, edits=(*before.edits, edit), text=edit.text, aligned=True)
+
+
+_FAILURES = {"loop": "the aligner went round in circles", "stopped": "the aligner was stopped"}
+
+
+def _nothing_to_edit(answer: Answer) -> str:
+    """Why there is nothing to edit, "" if there is."""
+    if answer.generation and answer.generation.finish == "stopped":
+        return "the policy was stopped"
+    if answer.reasoning and not answer.text.strip():
+        return "the policy wrote only thoughts, no answer"
+    return "" if answer.text.strip() else "there is no answer to edit: it is empty"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import ModelError, UsageError
-from .generation import GREEDY, Generation, OnText, Sampling
+from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .objectives import Objective
 from .policies import Answer
 from .prompts import IN_TURNS, LAYOUTS, ChatTemplate, Message, edit_prompt, invocation, opens_thoughts, run_on_marks
@@ -32,10 +32,13 @@ class Aligner(Protocol):
         answers: Sequence[tuple[Answer, Sequence[Objective]]],
         on_text: OnText | None = None,
         history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
     ) -> list[Generation]:
         """Edit each of several weak answers to one query toward its own objectives; `on_text` gets the first.
 
-        `history` are the turns before the query. Raises PromptTooLong if a prompt and its edit do not fit.
+        `history` are the turns before the query; `stop` is given if the caller may want to end early. Raises
+        PromptTooLong if a prompt and its edit do not fit.
         """
 
     def reading_ahead(
@@ -96,6 +99,8 @@ class GgufAligner:
         answers: Sequence[tuple[Answer, Sequence[Objective]]],
         on_text: OnText | None = None,
         history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
     ) -> list[Generation]:
         """Edit each of several weak answers to one query toward its own objectives, side by side.
 
@@ -129,6 +134,7 @@ class GgufAligner:
             # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
             copies=[(answer.text, query) for answer, _ in answers] if self.draft else (),
             adapted=self.engine.adapter is not None,
+            stop=stop,
             # An answer that holds such a line itself may keep it.
             marks=[mark for mark in self._marks if not any(mark.strip() in answer.text for answer, _ in answers)],
         )

@@ -6,17 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 OnText = Callable[[str], None]
+Stop = Callable[[], bool]  # asked between batches of reading and rounds of writing: whether to end here
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy; else the same seed gives the same text."""
+    """How the next token is chosen. Temperature 0 is greedy; else the same seed gives the same text.
+
+    `repeat_penalty` (1: none) and `dry` (0: none) make what was written already less likely. They are off by default:
+    they change what is written, and an edit repeats on purpose. Loops are cut without them (loops.py).
+    """
 
     temperature: float = 0.0
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
     seed: int = 0
+    repeat_penalty: float = 1.0
+    dry: float = 0.0
 
 
 GREEDY = Sampling()
@@ -42,8 +49,9 @@ class Counts:
 class Generation:
     """A generated text, its tokens (the end token left out), why it ended, and what it cost.
 
-    `finish` is "end" (the model ended it), "run-on" (it began a turn of the user's; the text stops before) or
-    "length" (the limit was reached: the text may lack its end).
+    `finish` is "end" (the model ended it), "run-on" (it began a turn of the user's; the text stops before), "loop" (it
+    went round in circles; the text stops before the second round), "length" (the limit was reached: the text may lack
+    its end) or "stopped" (the caller stopped it).
     """
 
     text: str

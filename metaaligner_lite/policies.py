@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from .generation import GREEDY, Generation, OnText, Sampling
+from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, fit, opens_thoughts, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
 
@@ -36,8 +36,18 @@ class Policy(Protocol):
     the answer while it writes.
     """
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
-        """The weak answer to `query`; `on_text` gets it as it grows. `history` is given if there were turns before."""
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """The weak answer to `query`; `on_text` gets it as it grows.
+
+        `history` is given if there were turns before, `stop` if the caller may want to end it early.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,14 @@ class GivenAnswer:
     reasoning: str = ""
     notes: tuple[str, ...] = ()
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
         """The given text, whatever the query."""
         if self.reasoning:
             return Answer(self.text, self.generation, reasoning=self.reasoning, notes=self.notes)
@@ -77,14 +94,26 @@ class GgufPolicy:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
 
-    def answer(self, query: str, on_text: OnText | None = None, history: Sequence[Message] = ()) -> Answer:
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
         """The model's answer. Raises PromptTooLong if conversation and answer do not fit its context."""
         turns, notes = fit([*history, Message("user", query)], self.template)
         prompt = chat_prompt(turns, self.template)
         opened = opens_thoughts(prompt)
         answering = ThoughtFilter(on_text, opened)
         (generation,) = self.engine.run(
-            [prompt], max_tokens=self.max_tokens, sampling=self.sampling, on_text=answering.feed, marks=self._marks
+            [prompt],
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            on_text=answering.feed,
+            marks=self._marks,
+            stop=stop,
         )
         answering.close()
         return replace(_taken_apart(generation.text, generation, opened), engine=self.engine, notes=notes)

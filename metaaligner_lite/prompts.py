@@ -353,16 +353,17 @@ class ChatTemplate:
             raise _Unending(f"the model's chat template cannot be read: {error}; {_ANOTHER}") from error
 
 
-# In parts or not, and what else the template is told. transformers says that there are no tools; templates that loop
-# over them all the same expect them left out.
-_NONE: Mapping[str, None] = {"tools": None, "documents": None}
-_FORMS: tuple[tuple[bool, Mapping[str, None]], ...] = ((False, _NONE), (True, _NONE), (False, {}))
-
 _ANOTHER = "name another one with --chat-template FILE"
 
 
 class _Unending(ModelError):
     """A template that is broken or does not end: no other way of saying the turns would help."""
+
+
+# In parts or not, and what else the template is told. transformers says that there are no tools; templates that loop
+# over them all the same expect them left out.
+_NONE: Mapping[str, None] = {"tools": None, "documents": None}
+_FORMS: tuple[tuple[bool, Mapping[str, None]], ...] = ((False, _NONE), (True, _NONE), (False, {}))
 
 
 def _ways(turns: Sequence[Turn]) -> Iterator[tuple[list[Turn], tuple[str, ...]]]:

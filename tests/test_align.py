@@ -59,8 +59,11 @@ def test_special_tokens_in_texts_stay_text(aligner):
     assert not {0, 1, 2} & set(aligner.engine.model.encode_text(evil))
 
 
-def test_empty_answer_is_an_answer(aligner):
-    assert align("Hello?", "empathy", policy=GivenAnswer(""), aligner=aligner).edit is not None
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_an_empty_answer_is_not_edited(aligner, answer):
+    correction = align("Hello?", "empathy", policy=GivenAnswer(answer), aligner=aligner)
+    assert (correction.edit, correction.aligned) == (None, False)
+    assert correction.failure == "there is no answer to edit: it is empty"
 
 
 @pytest.mark.parametrize("query", ["", "  \n\t"])
@@ -79,11 +82,11 @@ def test_unknown_objective_costs_no_policy_run(aligner):
 
 
 def test_a_prompt_that_does_not_fit_keeps_the_answer_and_tells_both_numbers(aligner):
-    answer = "word " * 200
+    answer = " ".join(f"word{n}" for n in range(150))
     correction = align("Hello?", "empathy", policy=GivenAnswer(answer), aligner=aligner)
     assert correction.text == answer
     assert correction.edit is None
-    assert "the prompt is 1,2" in correction.failure
+    assert "the prompt is 1,318" in correction.failure
     assert "holds 512" in correction.failure
     assert record(correction)["aligned"] is False
 

@@ -1,3 +1,4 @@
+import codecs
 import random
 
 import pytest
@@ -13,9 +14,12 @@ from metaaligner_lite.llama.model import open_model
 def stream(chunks, marks=("Human:", "User:")):
     seen = []
     text_stream = TextStream(seen.append, marks)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for chunk in chunks:
-        if not text_stream.feed(chunk if isinstance(chunk, bytes) else chunk.encode()):
+        if not text_stream.feed(decoder.decode(chunk) if isinstance(chunk, bytes) else chunk):
             break
+    else:
+        text_stream.feed(decoder.decode(b"", final=True))
     return text_stream.close(), seen, text_stream.ended
 
 

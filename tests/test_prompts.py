@@ -203,7 +203,7 @@ def test_a_template_ends_and_stays_small(source, message, monkeypatch):
     with pytest.raises(ModelError) as error:
         chat_prompt([Message("user", "Q?")], ChatTemplate(source))
     assert message in str(error.value)
-    assert str(error.value).count("--chat-template") == 1
+    assert str(error.value).count("name another one") == 1
 
 
 @pytest.mark.parametrize(

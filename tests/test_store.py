@@ -107,7 +107,7 @@ def test_another_model_or_setting_shares_nothing(tiny_path, folder, tmp_path, mo
         tiny.write_model(path, seed=5)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # the same size and date
     if change == "library":
-        monkeypatch.setattr("metaaligner_lite.llama.probe.library_build", lambda: "another")
+        monkeypatch.setattr("metaaligner_lite.llama.store.library_build", lambda: "another")
     correction, said = edit(path, folder, **({"kv": "f32"} if change == "kv" else {}))
     assert (correction.edit.counts.reused, said) == (0, [])
     assert len(files(folder)) == 2

@@ -43,9 +43,10 @@ class Machine:
             def use_threads(self, threads, batch_threads):
                 self.in_use = (threads, batch_threads)
 
-            def _decode(self, size):
-                super()._decode(size)
+            def _decode(self, parts, *, every):
+                size = sum(len(tokens) for _, tokens in parts)
                 machine.now += cost(size, self.flash, self.in_use[size > 1], machine.repack)
+                return super()._decode(parts, every=every)
 
         def opened(path, *, gpu_layers, repack):
             machine.now, machine.repack = machine.now + opening, repack

@@ -16,6 +16,7 @@ import numpy as np
 
 from metaaligner_lite.errors import ModelError
 from metaaligner_lite.llama.library import library
+from metaaligner_lite.llama.machine import hardware_threads
 
 from .checkpoint import F32
 
@@ -176,7 +177,7 @@ class LoadedModel:
 def _free_cores() -> int:
     """Cores that nobody else uses: llama.cpp's threads wait for the slowest of them, spinning."""
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, (os.cpu_count() or 1) - round(busy))
+    return max(1, min(hardware_threads(), (os.cpu_count() or 1) - round(busy)))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import gguf
 from metaaligner_lite.errors import ModelError, UsageError
 from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.llama.library import library
+from metaaligner_lite.llama.machine import hardware_threads
 
 from .libllama import listening
 
@@ -73,7 +74,7 @@ def quantize(source: Path, target: Path, file_type: str, advance: Callable[[int,
     """
     lib = library()
     params = lib.llama_model_quantize_default_params()
-    params.ftype, params.nthread = file_types()[file_type], os.cpu_count() or 1
+    params.ftype, params.nthread = file_types()[file_type], hardware_threads()
     params.max_buf_size = _BUFFER
     warnings: list[str] = []
     sizes = {tensor.name: tensor.bytes for tensor in read_header(source).tensors}

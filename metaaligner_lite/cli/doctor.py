@@ -41,9 +41,9 @@ def examine() -> dict[str, Any]:
     from .. import __version__
     from ..demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
     from ..errors import ModelError
-    from ..llama.context import default_threads
     from ..llama.library import library
-    from ..llama.probe import probe, processor_name
+    from ..llama.machine import default_threads, processor_name, spinning_said, threads_said
+    from ..llama.probe import probe
     from ..llama.tune import count
     from ..paths import cache_dir, config_dir
 
@@ -52,6 +52,7 @@ def examine() -> dict[str, Any]:
         "python": f"{platform.python_version()} ({sys.executable})",
         "machine": f"{platform.system()} {platform.machine()}, {default_threads()} threads, {_memory()}",
         "processor": processor_name(),
+        "threads": threads_said(),
     }
     advice: list[str] = []
     facts["advice"] = advice
@@ -69,6 +70,7 @@ def examine() -> dict[str, Any]:
         "features": ", ".join(
             part.split("=")[0].split(":")[-1].strip() for part in features.split("|") if part.strip().endswith("= 1")
         ),
+        "spinning": spinning_said(),
         "gpu_offload": "yes" if offload else "no, this build runs on the CPU",
         "probe": result.outcome,
         "probe_detail": result.detail,

@@ -1,4 +1,5 @@
 """llama.cpp, through llama-cpp-python's low-level API. The only package that imports llama_cpp.
 
-library (loading, log) <- model (weights, vocabulary) <- context (KV cache) <- decode (generation) <- engine.
+machine (threads, processor) and library (loading, log) <- model (weights, vocabulary) <- context (KV cache)
+<- decode (generation) <- engine.
 """

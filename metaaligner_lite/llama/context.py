@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import ModelError, UsageError
+from ..generation import Stop
 from .draft import BatchCosts
 from .library import forget_errors, last_error, library, release_freed_memory
+from .machine import usual_threads
 from .model import Adapter, Model
 
 BATCH = 512  # tokens per llama_decode call while reading
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2, "bf16": 30, "f32": 0}  # ggml type numbers of a cache's keys and values
-SMALL = 32_000_000  # bytes of a model whose single tokens one thread writes best (bench/LOG.md)
 ADAPTER_SCALE = 1.0  # an adapter acts as it was trained
 NEVER = sys.maxsize  # a position that no text reaches: the adapter acts nowhere
+
+
+class Stopped(Exception):
+    """The caller stopped a reading; what was read until then is in the cache."""
 
 
 @dataclass(slots=True)
@@ -64,7 +67,8 @@ class Context:
         self.model = model
         self.sequences = [Cached() for _ in range(sequences)]
         self._adapter = adapter
-        self._adapter_is_on = False
+        self._adapter_is_on: bool | None = False  # None: unknown, a switch was interrupted
+        self._unsure = False  # whether the cache may hold other than `sequences` says
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = min(BATCH, n_ctx)
@@ -95,14 +99,17 @@ class Context:
             self._lib.llama_model_is_recurrent(model.handle) or self._lib.llama_model_is_hybrid(model.handle)
         )
 
-    def read(self, tokens: Sequence[int], adapted_from: int = NEVER, sequence: int = 0) -> int:
+    def read(
+        self, tokens: Sequence[int], adapted_from: int = NEVER, sequence: int = 0, stop: Stop | None = None
+    ) -> int:
         """Make a sequence hold exactly `tokens`, reading only what no sequence has; returns how many were reused.
 
         From the position `adapted_from` on the adapter acts, on what is written next too. What was read the other
-        way is not reused. The last token is read anew, since its logits are wanted.
+        way is not reused. The last token is read anew, since its logits are wanted. Raises Stopped once `stop` says so.
         """
         if not 0 < len(tokens) <= self.n_ctx:
             raise ModelError(f"cannot read {len(tokens):,} tokens into a context of {self.n_ctx:,}")
+        self._settle()
         lender = max(
             (sequence, *(i for i in range(len(self.sequences)) if i != sequence and self._whole(i))),
             key=lambda i: self.sequences[i].usable(tokens, adapted_from),
@@ -110,16 +117,18 @@ class Context:
         keep = min(self.sequences[lender].usable(tokens, adapted_from), len(tokens) - 1)
         if lender != sequence and keep:
             self.roll_back(0, sequence)
+            self._unsure = True
             self._lib.llama_memory_seq_cp(self._memory, lender, sequence, 0, keep)  # the cells are shared, not copied
-            self.sequences[sequence].tokens[:] = tokens[:keep]
+            self.sequences[sequence] = Cached(list(tokens[:keep]), self.sequences[lender].adapted_from)
+            self._unsure = False
         keep = self.roll_back(keep, sequence)
         self.sequences[sequence].adapted_from = adapted_from
         if keep < adapted_from:
             self._switch(False)
-            self._read_on(tokens[keep:adapted_from], sequence)
+            self._read_on(tokens[keep:adapted_from], sequence, stop)
         if adapted_from < len(tokens):
             self._switch(True)
-            self._read_on(tokens[max(keep, adapted_from) :], sequence)
+            self._read_on(tokens[max(keep, adapted_from) :], sequence, stop)
         return keep
 
     def extend(self, parts: Sequence[tuple[int, Sequence[int]]]) -> list[int]:
@@ -127,14 +136,8 @@ class Context:
 
         Returns where in the batch each part begins: logits are asked for by place.
         """
-        places, size = [], 0
-        for sequence, tokens in parts:
-            places.append(size)
-            for token in tokens:
-                self._put(size, token, sequence, logits=True)
-                size += 1
-        self._decode(size)
-        return places
+        self._settle()
+        return self._decode(parts, every=True)
 
     def roll_back(self, length: int, sequence: int = 0) -> int:
         """Forget all but the first `length` tokens of a sequence; returns how many are left.
@@ -142,13 +145,17 @@ class Context:
         Sliding-window, recurrent and hybrid models may be unable to forget a part: then all is forgotten, and 0
         returned.
         """
+        self._settle()
         cached = self.sequences[sequence]
+        length = min(length, len(cached.tokens))
+        self._unsure = True
         if length < len(cached.tokens) and not (
             self._whole(sequence) and self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
         ):
             length = 0
             self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         del cached.tokens[length:]
+        self._unsure = False
         return length
 
     def _whole(self, sequence: int) -> bool:
@@ -191,6 +198,7 @@ class Context:
 
     def state(self, sequence: int = 0) -> bytes:
         """What the cache holds of a sequence, as `restore` takes it; empty if nothing."""
+        self._settle()
         if not self.sequences[sequence].tokens:
             return b""
         size = self._lib.llama_state_seq_get_size(self.handle, sequence)
@@ -202,11 +210,14 @@ class Context:
         self.roll_back(0, sequence)
         data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
         forget_errors()
-        if not state or not self._lib.llama_state_seq_set_data(self.handle, data, len(state), sequence):
+        self._unsure = True
+        taken = bool(state) and bool(self._lib.llama_state_seq_set_data(self.handle, data, len(state), sequence))
+        if taken:
+            self.sequences[sequence] = Cached(list(cached.tokens), cached.adapted_from)
+        else:
             self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-            return False
-        self.sequences[sequence] = Cached(list(cached.tokens), cached.adapted_from)
-        return True
+        self._unsure = False
+        return taken
 
     def close(self) -> None:
         """Free the cache."""
@@ -230,40 +241,60 @@ class Context:
             return
         if self._adapter is None:
             raise ModelError("no adapter was opened with this context")
+        self._adapter_is_on = None
         adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(self._adapter.handle)
         status = self._lib.llama_set_adapters_lora(self.handle, adapters, int(on), (ctypes.c_float * 1)(ADAPTER_SCALE))
         if status:
             raise ModelError(f"llama.cpp cannot switch the adapter {self._adapter.header.path} (status {status})")
         self._adapter_is_on = on
 
-    def _read_on(self, tokens: Sequence[int], sequence: int) -> None:
+    def _read_on(self, tokens: Sequence[int], sequence: int, stop: Stop | None) -> None:
         for start in range(0, len(tokens), self.n_batch):
-            chunk = tokens[start : start + self.n_batch]
-            for place, token in enumerate(chunk):
-                self._put(place, token, sequence, logits=place == len(chunk) - 1)
-            self._decode(len(chunk))
+            if stop and stop():
+                raise Stopped
+            self._decode([(sequence, tokens[start : start + self.n_batch])], every=False)
 
-    def _put(self, place: int, token: int, sequence: int, *, logits: bool) -> None:
-        """Append a token to a sequence and to the batch."""
-        batch, tokens = self._batch, self.sequences[sequence].tokens
-        batch.token[place] = token
-        batch.pos[place] = len(tokens)
-        batch.n_seq_id[place] = 1
-        batch.seq_id[place][0] = sequence
-        batch.logits[place] = logits
-        tokens.append(token)
+    def _decode(self, parts: Sequence[tuple[int, Sequence[int]]], *, every: bool) -> list[int]:
+        """Decode the next tokens of sequences in one batch, with the logits after `every` token or the last.
 
-    def _decode(self, size: int) -> None:
-        self._batch.n_tokens = size
+        Returns where in the batch each part begins. The tokens are noted once llama.cpp holds them: an interrupt in
+        between leaves `_unsure` behind, never a cache that holds less than it says.
+        """
+        batch, size, places = self._batch, 0, []
+        for sequence, tokens in parts:
+            places.append(size)
+            held = len(self.sequences[sequence].tokens)
+            for i, token in enumerate(tokens):
+                batch.token[size] = token
+                batch.pos[size] = held + i
+                batch.n_seq_id[size] = 1
+                batch.seq_id[size][0] = sequence
+                batch.logits[size] = every or i == len(tokens) - 1
+                size += 1
+        batch.n_tokens = size
         forget_errors()
-        status = self._lib.llama_decode(self.handle, self._batch)
+        self._unsure = True
+        status = self._lib.llama_decode(self.handle, batch)
         if status:
-            self._lib.llama_memory_clear(self._memory, False)  # what a failed batch left behind is unknown
-            self.sequences = [Cached() for _ in self.sequences]
+            self._clear()  # what a failed batch left behind is unknown
             raise ModelError(
                 f"llama.cpp failed with status {status} at a batch of {size:,} tokens in a context of {self.n_ctx:,}: "
                 f"{last_error('no reason given')}"
             )
+        for sequence, tokens in parts:
+            self.sequences[sequence].tokens.extend(tokens)
+        self._unsure = False
+        return places
+
+    def _clear(self) -> None:
+        self._lib.llama_memory_clear(self._memory, False)
+        self.sequences = [Cached() for _ in self.sequences]
+        self._unsure = False
+
+    def _settle(self) -> None:
+        """After an interrupt: forget everything, since cache and account may disagree in any way."""
+        if self._unsure:
+            self._clear()
 
 
 def quantized(kv: str) -> bool:
@@ -284,30 +315,3 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return i
     return min(len(a), len(b))
-
-
-def hardware_threads() -> int:
-    """As many threads as this process may run at once."""
-    return len(_allowed())
-
-
-def usual_threads(file_size: int) -> tuple[int, int]:
-    """Threads for single tokens and for batches of a model whose file is so large, where nothing was measured."""
-    cores = default_threads()
-    # A small model's single token is written before a second thread that lost its core comes back.
-    return (1 if file_size < SMALL else cores), cores
-
-
-def default_threads() -> int:
-    """As many threads as this process may use physical cores: a second thread per core slows decoding."""
-    cores = set()
-    for cpu in _allowed():
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:
-            return hardware_threads()
-    return max(1, len(cores))
-
-
-def _allowed() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import codecs
+import ctypes
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..generation import GREEDY, Counts, Generation, OnText, Sampling
-from .context import NEVER, Context
+from ..generation import GREEDY, Counts, Generation, OnText, Sampling, Stop
+from ..loops import LoopGuard
+from .context import NEVER, Context, Stopped
 from .draft import Drafter
 from .library import library
+
+# llama.cpp's defaults (common/common.h).
+_PENALTY_LAST = 64
+_DRY_BASE, _DRY_LENGTH = 1.75, 2
+_DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +43,24 @@ class Task:
     marks: Sequence[str] = ()
 
 
-def generate(context: Context, tasks: Sequence[Task]) -> list[Generation]:
+def generate(context: Context, tasks: Sequence[Task], stop: Stop | None = None) -> list[Generation]:
     """Write the texts of `tasks` side by side, each in its own sequence of the context.
 
     Prompts are read one after the other, reusing what any sequence holds of them; then every decode is one batch
-    that carries all texts on. All tasks use the adapter or none does.
+    that carries all texts on. All tasks use the adapter or none does. Once `stop` says so, what was written so far
+    comes back, finished as "stopped".
     """
     for stale in range(1, len(context.sequences)):
         context.roll_back(0, stale)  # an earlier call's side texts only take room: the first sequence has the prefix
     with ExitStack() as samplers:
         writers = [_Writer(context, task, i, samplers) for i, task in enumerate(tasks)]
         for writer in writers:
-            writer.begin()
+            writer.begin(stop)
         while live := [writer for writer in writers if not writer.finish]:
+            if stop and stop():
+                for writer in live:
+                    writer.end("stopped")
+                break
             # 1) One batch: the last token of each text, and a guess at those that follow it.
             room = context.n_batch // len(live)
             others = len(live) - 1
@@ -71,16 +84,23 @@ class _Writer:
         self.tokens: list[int] = []
         self.guess: list[int] = []
         self.finish = ""
-        self._choose = samplers.enter_context(_sampler(task.sampling))
+        self._choose = samplers.enter_context(_sampler(task.sampling, context))
         self._drafter = task.drafter if context.can_draft else None
-        self._stream = TextStream(task.on_text, task.marks)
+        self._stream, self._guard = TextStream(task.on_text, task.marks), LoopGuard()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text, self._shown = "", 0  # all that was written, and how much of it the stream was given
+        self._ends: list[int] = []  # where in the text each token ends
         self._reused = self._drafted = self._accepted = self._right = 0
         self._began = self._read_at = self._ended = 0.0
 
-    def begin(self) -> None:
+    def begin(self, stop: Stop | None) -> None:
         """Read the prompt and write the first token."""
-        self._began = time.perf_counter()
-        self._reused = self._context.read(self.task.prompt, self.task.adapted_from, self.sequence)
+        self._began = self._read_at = self._ended = time.perf_counter()
+        try:
+            self._reused = self._context.read(self.task.prompt, self.task.adapted_from, self.sequence, stop)
+        except Stopped:
+            self.finish = "stopped"
+            return
         self._read_at = time.perf_counter()
         self._write(self._choose(self._context, -1))
 
@@ -108,7 +128,8 @@ class _Writer:
         if not wrong:
             return
         length = len(self._context.sequences[self.sequence].tokens) - wrong
-        if self._context.roll_back(length, self.sequence) < length:  # it cannot: read again, guess no more
+        # Where it cannot: read again, guess no more.
+        if self._context.roll_back(length, self.sequence) < length and not self.finish:
             read = [*self.task.prompt, *self.tokens][:length]
             self._context.read(read, self.task.adapted_from, self.sequence)
             self._drafter = None
@@ -129,20 +150,44 @@ class _Writer:
     def _write(self, token: int) -> None:
         """Take a chosen token; `finish` tells why the text ends with it, "" if it goes on."""
         if self._context.model.ends(token):
-            self.finish = "end"
+            self.end("end")
         else:
             self.tokens.append(token)
             if self._drafter:
                 self._drafter.observe(token)
-            if not self._stream.feed(self._context.model.piece(token)):
+            text = self._decoder.decode(self._context.model.piece(token))
+            self._text += text
+            self._ends.append(len(self._text))
+            keep = self._guard.add(text)
+            if keep is not None:
+                self.end("loop", keep)
+            elif not self._show(self._guard.safe):  # what may be the second round of a loop is held back
                 self.finish = "run-on"
             elif len(self.tokens) >= self.task.max_tokens:
-                self.finish = "length"
+                self.end("length")
         self._ended = time.perf_counter()
+
+    def end(self, finish: str, keep: int | None = None) -> None:
+        """End the text, after its first `keep` characters if it is a loop; what it says twice at its end is one."""
+        rest = self._decoder.decode(b"", final=True)
+        self._text += rest
+        if keep is None:
+            self._guard.add(rest)
+            if (keep := self._guard.doubled()) is not None:
+                finish = "loop"
+        if keep is not None:
+            keep = len(self._text[:keep].rstrip())
+            del self.tokens[bisect_left(self._ends, keep) + 1 :]
+        self.finish = finish if self._show(len(self._text) if keep is None else keep) else "run-on"
+
+    def _show(self, until: int) -> bool:
+        """Let the stream have the text up to a place; False once a run-on turn has begun."""
+        part, self._shown = self._text[self._shown : until], max(self._shown, until)
+        return self._stream.feed(part)
 
 
 class TextStream:
-    """Bytes in, text out: whole characters only, and nothing from a run-on turn on, which begins with one of `marks`.
+    """Text in, text out, and nothing from a run-on turn on, which begins with one of `marks`.
 
     Models without an end token go on to invent the user's next turn. What could be the beginning of one (white space,
     then a part of a mark at a line's start) is held back until it is known; so is white space at the end, which is
@@ -150,21 +195,19 @@ class TextStream:
     """
 
     def __init__(self, on_text: OnText | None = None, marks: Sequence[str] = ()) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._on_text = on_text
         self._run_on, self._may_become = _run_on_patterns(marks)
         self._sent: list[str] = []
         self._held = ""
         self.ended = False
 
-    def feed(self, data: bytes) -> bool:
-        """Take the next bytes; False once a run-on turn has begun."""
-        self._take(self._decoder.decode(data))
+    def feed(self, text: str) -> bool:
+        """Take the next characters; False once a run-on turn has begun."""
+        self._take(text)
         return not self.ended
 
     def close(self) -> str:
         """End the stream; returns the whole text, without white space around it."""
-        self._take(self._decoder.decode(b"", final=True))
         if not self.ended:
             self._send(self._held.rstrip())
         return "".join(self._sent)
@@ -211,23 +254,41 @@ def _run_on_patterns(marks: Sequence[str]) -> tuple[re.Pattern[str] | None, re.P
 
 
 @contextmanager
-def _sampler(sampling: Sampling) -> Iterator[Callable[[Context, int], int]]:
-    """Greedy, or llama.cpp's sampler chain: top-k, top-p, min-p, temperature and a seeded draw."""
-    if sampling.temperature <= 0:
+def _sampler(sampling: Sampling, context: Context) -> Iterator[Callable[[Context, int], int]]:
+    """Greedy, or llama.cpp's sampler chain: penalties, top-k, top-p, min-p, temperature and a seeded draw."""
+    if sampling.temperature <= 0 and sampling.repeat_penalty == 1 and not sampling.dry:
         yield Context.likeliest
         return
     lib = library()
     chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     try:
-        for link in _links(sampling):
+        for link in _links(sampling, context):
             lib.llama_sampler_chain_add(chain, link)
         yield lambda context, place: int(lib.llama_sampler_sample(chain, context.handle, place))
     finally:
         lib.llama_sampler_free(chain)
 
 
-def _links(sampling: Sampling) -> Iterator[Any]:
+def _links(sampling: Sampling, context: Context) -> Iterator[Any]:
+    """The chain's links. Penalties look at what was written, not at the prompt; the breakers are llama.cpp's own."""
     lib = library()
+    if sampling.repeat_penalty != 1:
+        yield lib.llama_sampler_init_penalties(_PENALTY_LAST, sampling.repeat_penalty, 0.0, 0.0)
+    if sampling.dry:
+        breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
+        yield lib.llama_sampler_init_dry(
+            context.model.vocabulary,
+            context.model.n_ctx_train,
+            sampling.dry,
+            _DRY_BASE,
+            _DRY_LENGTH,
+            -1,
+            breakers,
+            len(breakers),
+        )
+    if sampling.temperature <= 0:
+        yield lib.llama_sampler_init_greedy()
+        return
     yield lib.llama_sampler_init_top_k(sampling.top_k)
     yield lib.llama_sampler_init_top_p(sampling.top_p, 1)
     yield lib.llama_sampler_init_min_p(sampling.min_p, 1)

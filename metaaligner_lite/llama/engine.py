@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import ModelError, PromptTooLong
-from ..generation import GREEDY, Generation, OnText, Sampling
+from ..generation import GREEDY, Generation, OnText, Sampling, Stop
 from ..gguf_file import read_header
 from ..prompts import Prompt, encode_request
 from .context import ADAPTER_SCALE, NEVER, Context, quantized
@@ -24,7 +25,8 @@ _STEP = 1024  # a context grows by this many tokens, so that a longer prompt sel
 class Engine:
     """A model and its KV cache, made as large as prompts need, up to `ctx_size` (0: the model's own limit).
 
-    With an activated `adapter`, policy and aligner take turns on the one model and the one cache.
+    With an activated `adapter`, policy and aligner take turns on the one model and the one cache. Threads take turns,
+    too: one that calls while another writes waits for it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Engine:
         self._threads, self._batch_threads = (threads, threads) if threads else tuned
         self._kv, self._store = kv, store
         self._context: Context | None = None
+        self._lock = threading.RLock()
 
     def run(
         self,
@@ -58,6 +61,7 @@ class Engine:
         on_text: OnText | None = None,
         copies: Sequence[Sequence[str]] = (),
         adapted: bool = False,
+        stop: Stop | None = None,
         marks: Sequence[str] = (),
     ) -> list[Generation]:
         """Write a continuation of each prompt, side by side; `on_text` gets the text of the first as it grows.
@@ -65,32 +69,34 @@ class Engine:
         At most `max_tokens` each (if None: `usual`) or what the context has left, but there must be room for
         `expected` ones, or for `max_tokens` if that is less. `copies` are, for each prompt, texts that will probably
         be repeated in parts: drafts are taken from them. `adapted` lets the adapter act from the edit request on.
-        A text ends before a turn of the user's that begins with one of `marks`. Raises PromptTooLong, with the
-        numbers, before anything is read.
+        A text ends before a turn of the user's that begins with one of `marks`. `stop` is asked between batches: once
+        it says so, what was written so far comes back, finished as "stopped". Raises PromptTooLong, with the numbers,
+        before anything is read.
         """
-        spelled: dict[str, list[int]] = {text: self.model.encode_text(text) for texts in copies for text in texts}
-        tasks = []
-        for i, prompt in enumerate(prompts):
-            tokens, request = encode_request(prompt, self.model)
-            room = self._room_after(len(tokens), expected if max_tokens is None else min(expected, max_tokens))
-            tasks.append(
-                Task(
-                    tokens,
-                    min(usual if max_tokens is None else max_tokens, room),
-                    sampling,
-                    on_text if i == 0 else None,
-                    Drafter(*(spelled[text] for text in copies[i])) if copies else None,
-                    request if adapted else NEVER,
-                    marks,
+        with self._lock:
+            spelled: dict[str, list[int]] = {text: self.model.encode_text(text) for texts in copies for text in texts}
+            tasks = []
+            for i, prompt in enumerate(prompts):
+                tokens, request = encode_request(prompt, self.model)
+                room = self._room_after(len(tokens), expected if max_tokens is None else min(expected, max_tokens))
+                tasks.append(
+                    Task(
+                        tokens,
+                        min(usual if max_tokens is None else max_tokens, room),
+                        sampling,
+                        on_text if i == 0 else None,
+                        Drafter(*(spelled[text] for text in copies[i])) if copies else None,
+                        request if adapted else NEVER,
+                        marks,
+                    )
                 )
-            )
-        size = sum(len(task.prompt) + task.max_tokens for task in tasks)
-        if self.adapter and not adapted:
-            size = max(size, min(2 * size, self.limit))  # the edit follows in the same cache: it need not grow for it
-        context = self._context_for(size, len(tasks))
-        if self._store:
-            self._recall(self._store, context, tasks[0])
-        return generate(context, tasks)
+            size = sum(len(task.prompt) + task.max_tokens for task in tasks)
+            if self.adapter and not adapted:  # the edit follows in the same cache: it need not grow for it
+                size = max(size, min(2 * size, self.limit))
+            context = self._context_for(size, len(tasks))
+            if self._store:
+                self._recall(self._store, context, tasks[0])
+            return generate(context, tasks, stop)
 
     def read_ahead(self, prompt: Prompt) -> None:
         """Read the beginning of a prompt that is still growing, so that `run` finds it in the cache.
@@ -98,11 +104,12 @@ class Engine:
         Its last tokens may change with what follows; `run` then reads those again. Too long a beginning is left alone,
         and a model that cannot take back those tokens, which would read everything again.
         """
-        tokens, _ = encode_request(prompt, self.model)
-        if 0 < len(tokens) < self.limit:
-            context = self._context_for(min(len(tokens) + _STEP, self.limit), 1)
-            if context.can_draft:
-                context.read(tokens)
+        with self._lock:
+            tokens, _ = encode_request(prompt, self.model)
+            if 0 < len(tokens) < self.limit:
+                context = self._context_for(min(len(tokens) + _STEP, self.limit), 1)
+                if context.can_draft:
+                    context.read(tokens)
 
     def _recall(self, store: Store, context: Context, task: Task) -> None:
         """Fetch from disk what agrees with more of a prompt than the cache does."""
@@ -170,14 +177,15 @@ class Engine:
             costs=BatchCosts(tuning.costs) if tuning and as_measured else None,
         )
 
-    def close(self) -> None:
-        """Free the cache and the model."""
-        if self._context is not None:
-            if self._store and len(self._context.sequences[0].tokens) >= _WORTH_FETCHING:
-                self._store.save(self._context.sequences[0], self._context.state())
-            self._context.close()
-            self._context = None
-        self.model.close()
+    def close(self, *, keep: bool = True) -> None:
+        """Free the cache and the model; with a store, `keep` for the next process what the cache holds."""
+        with self._lock:
+            if self._context is not None:
+                if keep and self._store and len(self._context.sequences[0].tokens) >= _WORTH_FETCHING:
+                    self._store.save(self._context.sequences[0], self._context.state())
+                self._context.close()
+                self._context = None
+            self.model.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -185,7 +193,7 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(keep=kind is None)  # after an exception nothing is worth the trust of the next run
 
 
 def open_engine(

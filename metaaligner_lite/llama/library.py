@@ -6,10 +6,12 @@ import ctypes
 import sys
 from collections import deque
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..errors import ModelError
+from .machine import bound_spinning
 
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 _errors: deque[str] = deque(maxlen=8)
@@ -18,7 +20,11 @@ _keep: list[Any] = []  # ctypes callbacks must outlive their registration
 
 @cache
 def library() -> ModuleType:
-    """The low-level llama_cpp bindings, initialized. Raises ModelError if the library cannot be loaded."""
+    """The low-level llama_cpp bindings, initialized, with threads that do not spin without bounds.
+
+    Raises ModelError if the library cannot be loaded.
+    """
+    bound_spinning()
     try:
         import llama_cpp.llama_cpp as lib
     except (ImportError, OSError, RuntimeError) as error:
@@ -32,6 +38,18 @@ def library() -> ModuleType:
     lib.llama_backend_init()
     module: ModuleType = lib
     return module
+
+
+def library_build() -> str:
+    """Version, place and date of the library, without loading it."""
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
+    spec = find_spec("llama_cpp")
+    folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
+    files = sorted(folder.glob("*llama*")) if folder.is_dir() else []
+    stamps = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return f"llama-cpp-python {version('llama-cpp-python')} {folder} {' '.join(stamps)}"
 
 
 def _remember(level: int, text: bytes, _: Any) -> None:

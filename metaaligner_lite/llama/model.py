@@ -60,6 +60,11 @@ class Model:
         return ChatTemplate(source, bos=self._token_text("bos"), eos=self.eos_text) if source else None
 
     @property
+    def vocabulary(self) -> Any:
+        """llama.cpp's handle of the vocabulary."""
+        return self._vocab
+
+    @property
     def eos_text(self) -> str:
         """The text of the end-of-sequence token, "" if there is none."""
         return self._token_text("eos")

@@ -2,8 +2,8 @@
 
 On CPUs with AMX, llama.cpp built by an affected GCC (12.2; very likely GCC bug 114098) dies of SIGSEGV in its
 first batch of repacked weights (ggml-org/llama.cpp#20824). A crash cannot be caught in the process, so a child
-runs one batch of the embedded model; the answer is remembered per machine and library build. Where it crashes,
-models are loaded without repacking: correct, and slower.
+runs one batch of a tiny model of its own (probe.gguf); the answer is remembered per machine and library build.
+Where it crashes, models are loaded without repacking: correct, and slower.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,10 +18,11 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from ..demo import DEMO_ALIGNER
 from ..paths import cache_dir
+from .library import library_build
+from .machine import this_machine
 
-_CHILD = (sys.executable, "-m", "metaaligner_lite.llama.probe")
+_CHILD = (sys.executable, "-m", "metaaligner_lite.llama.probe_child")
 _SECONDS = 120
 
 
@@ -70,39 +70,6 @@ def _run(command: Sequence[str]) -> tuple[str, str]:
     return "unknown", f"the probe ended with {child.returncode}: {''.join(last)}"
 
 
-def this_machine() -> str:
-    """System, processor and the vector extensions it has."""
-    flags = sorted(flag for flag in _cpuinfo("flags").split() if flag.startswith(("amx", "avx")))
-    return " ".join([platform.system(), platform.machine(), processor_name(), *flags]).strip()
-
-
-def processor_name() -> str:
-    """The processor as its maker calls it, where the system tells."""
-    return _cpuinfo("model name") or platform.processor() or "not known"
-
-
-def _cpuinfo(label: str) -> str:
-    """The first such line of Linux's /proc/cpuinfo, "" elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    found = (value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == label)
-    return next(found, "")
-
-
-def library_build() -> str:
-    """Version, place and date of the library, without loading it."""
-    from importlib.metadata import version
-    from importlib.util import find_spec
-
-    spec = find_spec("llama_cpp")
-    folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
-    files = sorted(folder.glob("*llama*")) if folder.is_dir() else []
-    stamps = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return f"llama-cpp-python {version('llama-cpp-python')} {folder} {' '.join(stamps)}"
-
-
 def _remembered(memory: Path) -> dict[str, Probe]:
     try:
         return {key: Probe(**entry) for key, entry in json.loads(memory.read_text(encoding="utf-8")).items()}
@@ -119,15 +86,3 @@ def _remember(memory: Path, key: str, result: Probe) -> None:
         beside.replace(memory)
     except OSError:
         pass  # a home that cannot be written costs a probe per run, nothing else
-
-
-def _child() -> None:
-    from .context import Context
-    from .model import open_model
-
-    with open_model(DEMO_ALIGNER, gpu_layers=0, repack=True) as model, Context(model, 256) as context:
-        context.read([token % model.n_vocab for token in range(1, 129)])
-
-
-if __name__ == "__main__":
-    _child()

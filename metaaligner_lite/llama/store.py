@@ -25,6 +25,7 @@ from ..files import written_whole
 from ..gguf_file import GgufHeader
 from ..paths import cache_dir
 from .context import Cached
+from .library import library_build
 
 SUFFIX = ".malkv"
 DEFAULT_LIMIT = 1_000_000_000  # bytes
@@ -180,8 +181,6 @@ class Store:
 
 def fingerprint(headers: Sequence[GgufHeader], *settings: str) -> bytes:
     """What a state depends on: the files (head, size, date, samples of the weights), the settings, the library."""
-    from .probe import library_build
-
     digest = hashlib.sha256(json.dumps([library_build(), *settings]).encode())
     for header in headers:
         status = header.path.stat()

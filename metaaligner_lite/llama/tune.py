@@ -21,10 +21,12 @@ from .. import files
 from ..errors import FileProblem
 from ..gguf_file import GgufHeader
 from ..paths import cache_dir
-from .context import Context, default_threads, hardware_threads, usual_threads
+from .context import Context
 from .draft import BatchCosts
+from .library import library_build
+from .machine import default_threads, hardware_threads, this_machine, usual_threads
 from .model import Model, open_model
-from .probe import library_build, repack_is_safe, this_machine
+from .probe import repack_is_safe
 
 SIZES = (1, 2, 4, 8, 16, 32)
 _ORDER = (1, 8, 16, 2, 4, 32)  # what tells settings apart comes first: a slow model gets no further

