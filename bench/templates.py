@@ -93,7 +93,7 @@ def _row(template: ChatTemplate) -> list[str]:
         _try(template, [answer, question]),
         " ".join(f"`{mark.strip()}`" for mark in template.marks(words.specials)) or "token",
         activated,
-        f"`{mark}`" if (mark := opens_thoughts(chat_prompt([question], template))) else "",
+        f"`{mark}`".replace("|", "\\|") if (mark := opens_thoughts(chat_prompt([question], template))) else "",
     ]
 
 
