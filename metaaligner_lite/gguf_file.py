@@ -102,6 +102,26 @@ class GgufHeader:
         return total
 
 
+# What a file says of how its model likes to be sampled, by its name here (llama.cpp, general.sampling.*).
+_SAMPLING = {
+    "temp": ("temperature", 0.0, 10.0),
+    "top_k": ("top_k", 0, 2**31 - 1),
+    "top_p": ("top_p", 0.0, 1.0),
+    "min_p": ("min_p", 0.0, 1.0),
+    "penalty_repeat": ("repeat_penalty", 0.0, 10.0),
+}
+
+
+def recommended_sampling(header: GgufHeader) -> dict[str, float]:
+    """The sampling that a file recommends, by the names of `Sampling`; a value out of its range is left out."""
+    found: dict[str, float] = {}
+    for key, (name, least, most) in _SAMPLING.items():
+        value = header.metadata.get(f"general.sampling.{key}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            found[name] = int(value) if name == "top_k" else round(float(value), 6)
+    return found
+
+
 def read_header(path: Path, max_array: int = MAX_ARRAY) -> GgufHeader:
     """Read metadata and tensor descriptions. Arrays longer than `max_array` become `LongArray`.
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import models
 from .aligners import GgufAligner
 from .errors import UsageError
 from .generation import GREEDY, Sampling
-from .gguf_file import base_fingerprint, read_header
+from .gguf_file import base_fingerprint, read_header, recommended_sampling
 from .objectives import Objective
 from .policies import Answer, GgufPolicy, GivenAnswer, Policy
 from .prompts import CONVERSATION, PLAIN_DIALOGUE, ChatTemplate
@@ -167,9 +167,10 @@ def _open(path: Path, adapter: Path | None, choice: Choice, say: Callable[[str],
 
 def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
     sampling = choice.sampling
+    recommended, chosen = recommended_sampling(engine.model.header), {*choice.chosen, "temperature"}
     if sampling.temperature > 0:  # what the file recommends, where nothing else was named
-        told = {name: value for name, value in engine.model.recommended.items() if name not in choice.chosen}
-        sampling = replace(sampling, **told)
+        told = {name: value for name, value in recommended.items() if name not in chosen}
+        sampling = replace(sampling, **cast(dict[str, Any], told))
     return GgufPolicy(engine, template=choice.template, sampling=sampling, max_tokens=choice.max_tokens)
 
 

@@ -36,3 +36,13 @@ def human_bytes(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def flagged(text: str) -> str:
+    """Text in which the library's parameters, `so_named`, are called as the command line calls them: --so-named."""
+    import re
+
+    return re.sub(r"`([a-z_]+)`", lambda match: _FLAGS.get(match[1], "--" + match[1].replace("_", "-")), text)
+
+
+_FLAGS = {"template": "--chat-template", "cache_bytes": "--cache-size"}
