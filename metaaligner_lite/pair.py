@@ -77,7 +77,7 @@ def plan(choice: Choice) -> Plan:
     if choice.aligner == SELF:
         if choice.adapter:
             raise UsageError("`aligner` self edits without an adapter; leave `adapter` out, or name the adapter's base")
-        editor = policy or choice.policy or _base("a model to edit with: name one with `policy`")
+        editor = policy or choice.policy or _base("model to edit with: name one with `policy`")
         return Plan(policy, editor, None, policy is not None)
     if choice.aligner:
         editor = Path(choice.aligner)
@@ -88,7 +88,7 @@ def plan(choice: Choice) -> Plan:
 
 
 def _policy(choice: Choice) -> Path:
-    return choice.policy or _base("a model to answer with: name a GGUF file with `policy`")
+    return choice.policy or _base("model to answer with: name a GGUF file with `policy`")
 
 
 def _base(wanted: str) -> Path:
@@ -175,7 +175,7 @@ def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
 
 
 def _editing(engine: Engine, found: Plan, choice: Choice) -> GgufAligner:
-    """The aligner; a model that knows nothing of edits is asked in the conversation layout, in the policy's template."""
+    """The aligner; a model that knows nothing of edits is asked in the conversation layout, as the policy is."""
     untrained = not found.adapter and not engine.model.manifest
     by_itself = untrained and (choice.aligner is None or choice.aligner == SELF)
     template = choice.template or engine.model.template or (PLAIN_DIALOGUE if by_itself else None)

@@ -114,17 +114,16 @@ class Screen:
                 self._wrap.write(text, _STYLES[kind])
         elif not shown:
             self._answer = correction.answer.text
-            self._aligned(f"aligned ({names})", correction.text)
-            if self._marks:
-                self._marks.close()
-                self._marks = None
+            self._aligned(f"aligned ({names})", correction.text).close()
+            self._marks = None
         self._wrap.end_line()
 
-    def _aligned(self, heading: str, text: str) -> None:
+    def _aligned(self, heading: str, text: str) -> Marked:
         if self._marks is None:
             self._heading(heading)
             self._marks = Marked(self._answer if self._mode is Show.both else "", self._wrap.write)
         self._marks.write(text)
+        return self._marks
 
     def _heading(self, name: str, *, always: bool = False) -> None:
         if name == self._stage:

@@ -233,8 +233,8 @@ def open_adapter(model: Model, path: str | Path, *, force: bool = False) -> Adap
     trained = Manifest.from_json(text, str(path)) if (text := header.text(manifests.GGUF_KEY)) else None
     if trained and trained.fingerprint and not force and trained.fingerprint != base_fingerprint(model.header):
         raise ModelError(
-            f"{path.name} was trained on {trained.base or 'another base'}, and {model.path.name} is another model of the "
-            "same shape: its edits would be nonsense; name that base, or use `force` to try all the same"
+            f"{path.name} was trained on {trained.base or 'another base'}, and {model.path.name} is another model "
+            "of the same shape: its edits would be nonsense; name that base, or use `force` to try all the same"
         )
     lib = library()
     forget_errors()
