@@ -14,7 +14,9 @@ def talk() -> Console:
     """The console for everything that is not the result (stderr); markup in texts is never interpreted."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    console.soft_wrap = not console.is_terminal  # in a file a note stays one line
+    return console
 
 
 def results() -> Console:
