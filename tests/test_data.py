@@ -18,11 +18,11 @@ from mal_train.formats import FORMATS, Mapped, detect
 from mal_train.reference import as_row, comparable, reference_edits
 from mal_train.reformulate import reformulate_rows
 from mal_train.rows import Answer, Names, Row, read_rows, to_json
-from mal_train.sources import read_records
 from metaaligner_lite.cli import data as cli
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
 from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
 from metaaligner_lite.prompts import LAYOUTS, PLAIN_DIALOGUE, edit_prompt
+from metaaligner_lite.records import read_records
 
 KNOWN = builtin_catalogue()
 NAMES = Names(None)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from metaaligner_lite.errors import DataError, FileProblem
 from metaaligner_lite.prompts import BRIEF, ChatTemplate, Piece, completion_end, edit_prompt, encode, encode_request
+from metaaligner_lite.records import Account
 
 from .recipe import Data
 from .reformulate import Edit
-from .rows import Account
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,13 +22,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
 from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
 from metaaligner_lite.prompts import LAYOUTS, Message
+from metaaligner_lite.records import Account
 
 _ROW_KEYS = {"id", "query", "answers", "history"}
 _ANSWER_KEYS = {"text", "ratings", "good"}
@@ -53,36 +54,6 @@ class Row:
     query: str
     answers: tuple[Answer, ...]
     history: tuple[Message, ...] = ()
-
-
-@dataclass(slots=True)
-class Account:
-    """What became of the things counted (`noun`): how many were used, and why the others were not."""
-
-    noun: str = "rows"
-    read: int = 0
-    used: int = 0
-    shortened: int = 0  # used, but with the front of the query cut away
-    refused: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)  # reason -> where it was met first
-
-    def refuse(self, reason: str, where: str = "", count: int = 1) -> None:
-        """Count what could not be used."""
-        self.refused[reason] += count
-        self.first.setdefault(reason, where)
-
-    def lines(self) -> list[str]:
-        """The account in words: a line for the total, a line for each reason."""
-        total = f"{self.used:,} of {self.read:,} {self.noun} used"
-        shortened = [f"{self.shortened:,} with the front of the query shortened to fit"] if self.shortened else []
-        return [total, *shortened, *self.reasons()]
-
-    def reasons(self) -> list[str]:
-        """A line for each reason, with the place it was met first."""
-        return [
-            f"{count:,} refused: {reason}" + (f" (first: {self.first[reason]})" if self.first[reason] else "")
-            for reason, count in self.refused.most_common()
-        ]
 
 
 def read_rows(

@@ -17,6 +17,7 @@ from metaaligner_lite.errors import DataError, ModelError
 from metaaligner_lite.gguf_file import base_fingerprint, read_header
 from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import invocation
+from metaaligner_lite.records import Account
 
 from . import distributed, estimate, gguf_base, identity, lora, report, workdir
 from .collate import Plan, plan
@@ -27,7 +28,7 @@ from .progress import Progress, Silent
 from .recipe import STAGES, Recipe, Stage, load, save
 from .reformulate import Edit, reformulate_rows
 from .reformulate import identity as copies
-from .rows import Account, Row, fingerprint, read_rows, split
+from .rows import Row, fingerprint, read_rows, split
 from .stage import StageResult, Work, train_stage
 
 
