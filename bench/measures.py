@@ -94,11 +94,10 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def unquoted(text: str) -> str:
-    """The prose of a text without what it quotes: 'say "thank you"' thanks nobody."""
+    """The prose of a text without what it quotes, apostrophes straight: 'say "thank you"' thanks nobody."""
     text = _INLINE_CODE.sub("", text)
-    return re.sub(
-        r"\"[^\"\n]{1,300}\"|“[^”\n]{1,300}”|(?<!\w)‘[^’\n]{1,300}’|(?<!\w)'[^'\n]{2,300}'(?!\w)", "''", plain(text)
-    )
+    quoted = r"\"[^\"\n]{1,300}\"|“[^”\n]{1,300}”|(?<!\w)‘[^’\n]{1,300}’|(?<!\w)'[^'\n]{2,300}'(?!\w)"
+    return re.sub(quoted, "''", plain(text)).replace("’", "'")
 
 
 @lru_cache(maxsize=65536)
@@ -141,10 +140,9 @@ _COURTESY = re.compile(
     r"\bplease\b(?! (?:him|her|everyone|everybody|them|people|others|both|his|their|the crowd)\b)(?! and thank)"
     r"|(?<!\bno )(?<!\bto )(?<!\bsay )(?<!\bsaying )(?<!\bword )\bthank(?:s| you)\b(?! to\b)(?! note)"
     r"|\bthank you (?:so much |very much )?for\b"
-    r"|(?<!not )(?<!n't )\b(?:glad|happy|pleased|delighted|my pleasure) to (?:help|assist|hear|answer|explain|"
-    r"share|provide|be of|"
-    r"offer|see)|\b(?:feel|be) free to\b|\byou(?:'re| are) (?:most |very |always )?welcome\b|\bmy pleasure\b|"
-    r"\bkindly (?=[a-z])"
+    r"|(?<!not )(?<!n't )(?<!not be )(?<!n't be )\b(?:glad|happy|pleased|delighted|my pleasure) to "
+    r"(?:help|assist|hear|answer|explain|share|provide|be of|offer|see)"
+    r"|\b(?:feel|be) free to\b|\byou(?:'re| are) (?:most |very |always )?welcome\b|\bmy pleasure\b|\bkindly (?=[a-z])"
     r"|\bI (?:really |truly |do )?appreciate\b|\bI hope (?:this|that|these|it|you)\b|\blet me know\b|"
     r"\bif you (?:would )?like,? I\b"
     r"|\b(?:don't|do not) hesitate to\b|\bI(?:'m| am) (?:so |very |truly |really )?sorry\b|\bI apologi[sz]e\b|"
@@ -239,7 +237,7 @@ _BUT_NO = re.compile(r"\bsorry,? (?:but|I (?:can|do|am))", re.I)
 
 def feels(query: str) -> bool:
     """Whether a message carries a feeling or a loss of its writer's, said in the first person."""
-    return bool(_FEELING.search(unquoted(query).replace("’", "'")))
+    return bool(_FEELING.search(unquoted(query)))
 
 
 def acknowledges(text: str) -> bool:
@@ -247,7 +245,7 @@ def acknowledges(text: str) -> bool:
 
     "I'm sorry, but I cannot" regrets nothing of the reader's.
     """
-    return any(_ACKNOWLEDGED.search(sentence) for sentence in sentences(_straight(unquoted(text)))[:3])
+    return any(_ACKNOWLEDGED.search(sentence) for sentence in sentences(unquoted(text))[:3])
 
 
 def _straight(text: str) -> str:
@@ -279,7 +277,7 @@ _FILLER = re.compile(
 
 def fog(text: str) -> int:
     """How many hedges and fillers a text has."""
-    said = _straight(unquoted(text))
+    said = unquoted(text)
     return len(_HEDGE.findall(said)) + len(_FILLER.findall(said))
 
 
@@ -369,7 +367,7 @@ _EMOJI = re.compile(r"[\U0001F300-\U0001FAFF\u2600-\u27BF]|(?<!\w)[:;]-?[)(DP](?
 
 def formal(text: str) -> bool:
     """No contraction, slang, emoji or exclamation mark outside quotations."""
-    said = _straight(unquoted(text))
+    said = unquoted(text)
     return not (_CONTRACTION.search(said) or _SLANG.search(said) or _EMOJI.search(said) or "!" in said)
 
 
@@ -450,12 +448,12 @@ _BLAME = re.compile(
 
 def cheering(text: str) -> bool:
     """A sentence that gives confidence: "you can do this", "with some practice", "a great start"."""
-    return bool(_CHEER.search(_straight(unquoted(text))))
+    return bool(_CHEER.search(unquoted(text)))
 
 
 def calming(text: str) -> bool:
     """A sentence that calms: "no need to worry", "usually harmless", "it is normal"."""
-    return bool(_CALM.search(_straight(unquoted(text))))
+    return bool(_CALM.search(unquoted(text)))
 
 
 def careful(text: str) -> bool:
@@ -477,7 +475,7 @@ def neutral(text: str) -> bool:
 
 def respectful(text: str) -> bool:
     """No rudeness, blame or condescension."""
-    said = _straight(unquoted(text))
+    said = unquoted(text)
     return bool(words(text)) and not _RUDE.search(said) and not _BLAME.search(said)
 
 
@@ -493,26 +491,22 @@ _CANNOT = (
     r"'m not (?:going|programmed|comfortable)|do not|don't|shouldn't|should not|would not|wouldn't|"
     r"must (?:decline|refuse))"
 )
+_HELP = (
+    r"(?:help|assist|provide|fulfil\w*|answer|comply|support|engage|recommend|condone|give|offer|create|write|generate|"
+    r"encourage|suggest|share|discuss|teach|advise|tell|promote|speak|participate|feel comfortable|do (?:that|this|so)|"
+    r"endorse|satisfy|complete|respond|explain|describe|facilitate|advocate|make|list|continue|want to (?:help|provide)|"
+    r"have (?:access|personal|information|any|the))"
+)
 _REFUSAL = re.compile(
-    rf"\b(?:I|we)\s*(?:{_CANNOT}|must (?:decline|refuse)|(?:apologi[sz]e|(?:'m|"
-    rf"am)\s(?:\w+ )?sorry),? but I (?:\w+ )?{_CANNOT}) "
-    r"(?:\w+ ){0,2}(?:to )?(?:\w+ly )?(?:help|assist|provide|fulfil\w*|answer|comply|support|engage|recommend|"
-    r"condone|give|offer|"
-    r"create|write|generate|encourage|suggest|share|discuss|teach|advise|tell|promote|speak|participate|"
-    r"feel comfortable|do (?:that|this|so)|"
-    r"endorse|satisfy|complete|respond|explain|describe|facilitate|advocate|make|list|continue|have (?:access|"
-    r"personal|information|any|the)|want to "
-    r"(?:help|provide))\b"
-    r"|\b(?:do not|don't|cannot|never) (?:condone|promote|endorse)\b|\bnever (?:acceptable|appropriate|okay|ok|"
-    r"justified)\b"
-    r"|\bnot (?:only |just )?(?:illegal|unethical|a safe|safe or)\b|\b(?:criminal (?:act|offen[cs]e)|(?:serious|"
-    r"federal) (?:crime|offen[cs]e))\b"
-    r"|\balways (?:prioriti[sz]e|act with|treat)\b|\bI must (?:clarify|inform|point out|emphasi[sz]e)\b"
-    r"|\bagainst (?:my|the law|our)\b|\bas an (?:AI|responsible|ethical)[^.\n]{0,90}\b(?:not|cannot|can't|unable)\b"
-    r"|\b(?:is|are|would be) (?:\w+ )?(?:not (?:\w+ )?(?:appropriate|ethical|acceptable|okay|ok|legal|right)|"
-    r"illegal|unethical|inappropriate)\b"
-    r"|\bnot (?:appropriate|ethical|acceptable|within my)\b|\bI (?:strongly )?(?:advise|urge|"
-    r"encourage) (?:you )?(?:against|not)\b",
+    rf"\b(?:I|we)\s*(?:{_CANNOT}|must (?:decline|refuse)|"
+    rf"(?:apologi[sz]e|(?:'m|am)\s(?:\w+ )?sorry),? but I (?:\w+ )?{_CANNOT}) "
+    rf"(?:\w+ ){{0,2}}(?:to )?(?:\w+ly )?{_HELP}\b"
+    r"|\b(?:do not|don't|cannot|never) (?:condone|promote|endorse)\b"
+    r"|\b(?:never|not) (?:appropriate|acceptable|ethical|okay|ok|justified|within my)\b"
+    r"|\bnot (?:only |just )?(?:illegal|unethical|a safe|safe or)\b"
+    r"|\balways (?:prioriti[sz]e|act with|treat)\b|\bagainst (?:my|the law|our)\b"
+    r"|\bas an (?:AI|responsible|ethical)[^.\n]{0,90}\b(?:not|cannot|can't|unable)\b"
+    r"|\bI (?:strongly )?(?:advise|urge|encourage) (?:you )?(?:against|not)\b",
     re.I,
 )
 
@@ -573,7 +567,7 @@ def ends_whole(text: str) -> bool:
         return not others or not all(re.search(r"[.!?]\W*$", row) for row in others)
     if len(rows) > 1:
         return len(last) <= 5 or not re.search(r"[.!?]\W*$", rows[-2])  # a signature, a line of verse or of a table
-    return len(last) <= 3 and len(sentences(body)) == 1
+    return len(last) <= 2 and len(sentences(body)) == 1
 
 
 def clean(text: str) -> bool:
