@@ -42,9 +42,8 @@ _ITEM = re.compile(
 _WORD = re.compile(r"[^\W_]+(?:['’.,](?=[^\W_])[^\W_]+)*(?:-[^\W_]+)*")
 _END = re.compile(r"(?<=[.!?…])[\"'”’)\]*_]*\s+(?=[\"'“‘(\[*_]*[A-Z0-9À-Ý¿¡])")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"“'])(?:Mr|Mrs|Ms|Dr|Prof|Rev|Gen|Sen|Rep|Lt|Col|Sgt|Capt|St|Jr|Sr|Inc|Ltd|Co|Corp|vs|etc|"
-    r"approx|dept|"
-    r"est|fig|vol|e\.g|i\.e|cf|al|No|a\.m|p\.m|U\.S|U\.K|Ph\.D|Jan|Feb|Aug|Sept|Oct|Nov|Dec|[A-Z])\.$"
+    r"(?:^|[\s(\"“'])(?:Mr|Mrs|Ms|Dr|Prof|Rev|Gen|Sen|Rep|Lt|Col|Sgt|Capt|St|Jr|Sr|Inc|Ltd|Co|Corp|vs|etc|approx|"
+    r"dept|est|fig|vol|e\.g|i\.e|cf|al|No|a\.m|p\.m|U\.S|U\.K|Ph\.D|Jan|Feb|Aug|Sept|Oct|Nov|Dec|[A-Z])\.$"
 )
 
 
@@ -135,31 +134,27 @@ def hard_words(text: str) -> float:
 # --- objectives ---
 
 _COURTESY = re.compile(
-    r"(?<!\bto )(?<!\bnot )(?<!\bcan )(?<!\bwill )(?<!\bwould )"
-    r"(?<!\bthat )(?<!n't )(?<!\bword )(?<!\bsay )(?<!\bsaying )"
-    r"\bplease\b(?! (?:him|her|everyone|everybody|them|people|others|both|his|their|the crowd)\b)(?! and thank)"
+    r"(?<!\bto )(?<!\bnot )(?<!\bcan )(?<!\bwill )(?<!\bwould )(?<!\bthat )(?<!n't )(?<!\bword )(?<!\bsay )(?<!\bsaying )\bplease\b(?! (?:him|her|everyone|everybody|them|people|others|both|his|their|the crowd)\b)(?! and thank)"
     r"|(?<!\bno )(?<!\bto )(?<!\bsay )(?<!\bsaying )(?<!\bword )\bthank(?:s| you)\b(?! to\b)(?! note)"
     r"|\bthank you (?:so much |very much )?for\b"
-    r"|(?<!not )(?<!n't )(?<!not be )(?<!n't be )\b(?:glad|happy|pleased|delighted|my pleasure) to "
-    r"(?:help|assist|hear|answer|explain|share|provide|be of|offer|see)"
+    r"|(?<!not )(?<!n't )(?<!not be )(?<!n't be )\b(?:glad|happy|pleased|delighted|my pleasure) to (?:help|assist|"
+    r"hear|answer|explain|share|provide|be of|offer|see)"
     r"|\b(?:feel|be) free to\b|\byou(?:'re| are) (?:most |very |always )?welcome\b|\bmy pleasure\b|\bkindly (?=[a-z])"
     r"|\bI (?:really |truly |do )?appreciate\b|\bI hope (?:this|that|these|it|you)\b|\blet me know\b|"
     r"\bif you (?:would )?like,? I\b"
     r"|\b(?:don't|do not) hesitate to\b|\bI(?:'m| am) (?:so |very |truly |really )?sorry\b|\bI apologi[sz]e\b|"
     r"\bmy apologies\b"
-    r"|\bwish(?:ing)? you (?:all )?(?:the best|well|luck|success)|\bbest wishes\b|\bgood luck\b|"
-    r"\bgreat question\b|\bgood question\b",
+    r"|\bwish(?:ing)? you (?:all )?(?:the best|well|luck|success)|\bbest wishes\b|\bgood luck\b|\bgreat question\b|"
+    r"\bgood question\b",
     re.I,
 )
 _RUDE = re.compile(
     r"\b(?:idiot(?:ic)?|stupid|moron(?:ic)?|dumb|imbecile|shut up|shut your|get lost|screw you|loser|pathetic|"
-    r"you fool|"
-    r"what(?:'s| is) wrong with you|who cares|I don't care|stop (?:whining|wasting|bothering)|waste (?:of my|"
-    r"my) time|"
-    r"figure it out yourself|google it|do your own|use your (?:head|brain)|how should I know|not my problem|"
-    r"your own fault|you should (?:already )?know (?:this|that|better)|everyone knows|even a child|"
-    r"ridiculous question|"
-    r"silly question|I (?:already )?told you|deal with it|damn|crap|hell no|bother me)\b",
+    r"you fool|what(?:'s| is) wrong with you|who cares|I don't care|stop (?:whining|wasting|bothering)|"
+    r"waste (?:of my|my) time|figure it out yourself|google it|do your own|use your (?:head|brain)|"
+    r"how should I know|not my problem|your own fault|you should (?:already )?know (?:this|that|better)|"
+    r"everyone knows|even a child|ridiculous question|silly question|I (?:already )?told you|deal with it|damn|crap|"
+    r"hell no|bother me)\b",
     re.I,
 )
 
@@ -172,67 +167,51 @@ def courteous(text: str) -> bool:
 
 _FEELING = re.compile(
     r"\bI(?:'m| am|'ve been| have been| feel| felt| was| get| keep getting)(?: (?:so|very|really|just|feeling|"
-    r"getting|"
-    r"extremely|always|a bit|a little|pretty|quite|kind of|too|constantly|still|all|completely|totally|now|"
-    r"also)){0,3} "
-    r"(?:sad|anxious|stressed|worried|scared|upset|depressed|lonely|frustrated|overwhelmed|nervous|"
-    r"afraid(?! I\b| not\b)|angry|mad|"
-    r"furious|heartbroken|ashamed|embarrassed|devastated|exhausted|hopeless|miserable|desperate|hurt|jealous|"
-    r"guilty|"
-    r"terrified|unhappy|burn(?:ed|t) out|tired of|sick of|struggling|suffering|grieving|suicidal|worthless|bad|"
-    r"awful|"
-    r"terrible|down|like an? (?:bad|terrible|failure|burden|fool)|insecure|betrayed|bullied|disappointed|alone|"
-    r"freaking out|panicking|crying|homesick|useless|stuck)\b"
+    r"getting|extremely|always|a bit|a little|pretty|quite|kind of|too|constantly|still|all|completely|totally|now|"
+    r"also)){0,3} (?:sad|anxious|stressed|worried|scared|upset|depressed|lonely|frustrated|overwhelmed|nervous|"
+    r"afraid(?! I\b| not\b)|angry|mad|furious|heartbroken|ashamed|embarrassed|devastated|exhausted|hopeless|"
+    r"miserable|desperate|hurt|jealous|guilty|terrified|unhappy|burn(?:ed|t) out|tired of|sick of|struggling|"
+    r"suffering|grieving|suicidal|worthless|bad|awful|terrible|down|like an? (?:bad|terrible|failure|burden|fool)|"
+    r"insecure|betrayed|bullied|disappointed|alone|freaking out|panicking|crying|homesick|useless|stuck)\b"
     r"|\bI (?:hate|can't stand|cannot stand) (?:myself|my (?:life|job|body|boss|school|family|wife|husband))\b"
     r"|\bI(?:'ve| have)? (?:just |recently )?(?:lost|got fired|was fired|got dumped|failed|got divorced|"
-    r"had a miscarriage)\b"
-    r"(?! (?:weight|my keys|track))"
+    r"had a miscarriage)\b(?! (?:weight|my keys|track))"
     r"|\bmy (?:\w+ ){0,2}(?:died|passed away|is dying|left me|broke up|dumped me|cheated|bullies me|hits me|"
-    r"abuses me|"
-    r"hates me|is sick|has cancer|got sick|was killed|yelled at me|makes fun of me|ignores me)\b"
+    r"abuses me|hates me|is sick|has cancer|got sick|was killed|yelled at me|makes fun of me|ignores me)\b"
     r"|\b(?:broke up|breaking up) with me\b|\bI (?:can't|cannot) (?:cope|sleep|take (?:it|this)|stop (?:crying|"
     r"worrying))\b"
-    r"|\bI don't (?:want to live|know what to do)\b|\bI(?:'m| am) having (?:a )?(?:hard|tough|rough|trouble|"
-    r"panic|terrible)\b"
+    r"|\bI don't (?:want to live|know what to do)\b|\bI(?:'m| am) having (?:a )?(?:hard|tough|rough|trouble|panic|"
+    r"terrible)\b"
     r"|\bkill myself\b|\bmy (?:anxiety|depression|grief|divorce)\b|\bI (?:really )?miss (?:my|him|her)\b"
-    r"|\b(?:nobody|no one) (?:likes|loves|cares (?:about|for)) me|\bmakes me (?:so |really |feel )?(?:sad|angry|"
-    r"mad|upset|"
-    r"anxious|bad|nervous|cry)\b|\bI(?:'m| am) (?:really |so )?(?:scared|worried|ashamed)\b",
+    r"|\b(?:nobody|no one) (?:likes|loves|cares (?:about|for)) me|\bmakes me (?:so |really |feel )?(?:sad|angry|mad|"
+    r"upset|anxious|bad|nervous|cry)\b|\bI(?:'m| am) (?:really |so )?(?:scared|worried|ashamed)\b",
     re.I,
 )
 _DEGREE = r"(?:\w+ ){0,3}"
 _HARD = (
     r"(?:hard|tough|difficult|frustrating|upsetting|stressful|painful|scary|overwhelming|hurtful|sad|rough|"
-    r"heartbreaking|disappointing|exhausting|awful|terrible|devastating|challenging|annoying|unsettling|"
-    r"frightening|lonely|"
-    r"worrying|discouraging|distressing|embarrassing|uncomfortable|confusing|nerve-wracking|daunting)"
+    r"heartbreaking|disappointing|exhausting|awful|terrible|devastating|challenging|annoying|unsettling|frightening|"
+    r"lonely|worrying|discouraging|distressing|embarrassing|uncomfortable|confusing|nerve-wracking|daunting)"
 )
 _ACKNOWLEDGED = re.compile(
-    r"\bsorry (?:to hear|to learn|that you|that your|you(?:'re| are|'ve| have)|about (?:your|the|what)|"
-    r"for (?:your|what you)|"
-    r"things|this (?:is|has)|it(?:'s| is| has))"
-    rf"|\bI (?:can |do |really |truly |completely |totally |certainly )*(?:imagine|understand|see|hear|know|"
-    rf"sense|get) "
-    rf"(?:how|that (?:you|this|it)|why you|what you|your (?:frustration|concern|worr|feeling|pain|situation|"
-    rf"disappointment|"
-    rf"anxiety|fear|anger|sadness|struggle)|you(?:'re| are)? (?:feel|going|upset|concerned|worried))"
+    r"\bsorry (?:to hear|to learn|that you|that your|you(?:'re| are|'ve| have)|about (?:your|the|what)|for (?:your|"
+    r"what you)|things|this (?:is|has)|it(?:'s| is| has))"
+    rf"|\bI (?:can |do |really |truly |completely |totally |certainly )*(?:imagine|understand|see|hear|know|sense|"
+    rf"get) (?:how|that (?:you|this|it)|why you|what you|your (?:frustration|concern|worr|feeling|pain|situation|"
+    rf"disappointment|anxiety|fear|anger|sadness|struggle)|you(?:'re| are)? (?:feel|going|upset|concerned|worried))"
     rf"|\b(?:that|this|it|which|losing \w+(?: \w+)?) (?:really |truly |certainly )?(?:sounds?|must (?:be|feel|"
-    rf"have been)|"
-    rf"(?:can|could|may) (?:be|feel)|is|feels|seems) (?:like )?{_DEGREE}{_HARD}"
+    rf"have been)|(?:can|could|may) (?:be|feel)|is|feels|seems) (?:like )?{_DEGREE}{_HARD}"
     rf"|\b(?:what|how) (?:an? )?{_DEGREE}{_HARD}\b|\b(?:can|could|may|might|must) (?:be|feel) {_DEGREE}{_HARD}\b"
-    rf"|\byou(?:'re| are) (?:clearly |obviously |probably )?(?:going through|dealing with|feeling|not alone|"
-    rf"upset|under)\b"
+    rf"|\byou(?:'re| are) (?:clearly |obviously |probably )?(?:going through|dealing with|feeling|not alone|upset|"
+    rf"under)\b"
     rf"|\b(?:understandabl[ey]|normal|natural|okay|ok|valid|common) {_DEGREE}(?:to (?:feel|be|miss|worry|grieve|"
-    rf"have)|that "
-    rf"you|if you|for you|feelings?|reaction)|\bmakes sense that you\b|\byour (?:feelings?|pain|grief|worr(?:y|"
-    rf"ies)|frustration|"
-    rf"concerns?|emotions) (?:are|is|matters?)\b|\bmy (?:heart|sympath|condolences)|\bcondolences\b|"
-    rf"\bfeel(?:ing)? (?:this|that) way\b"
+    rf"have)|that you|if you|for you|feelings?|reaction)|\bmakes sense that you\b|\byour (?:feelings?|pain|grief|"
+    rf"worr(?:y|ies)|frustration|concerns?|emotions) (?:are|is|matters?)\b|\bmy (?:heart|sympath|condolences)|"
+    rf"\bcondolences\b|\bfeel(?:ing)? (?:this|that) way\b"
     rf"|\bit(?:'s| is) {_DEGREE}(?:understandable|{_HARD})(?= |,|\.)|\bI feel for you\b|\byou must (?:be|feel)\b"
     rf"|\bthank you for (?:sharing|trusting|opening|telling)|\bthis must\b|\bI(?:'m| am) here for you\b",
     re.I,
 )
-_BUT_NO = re.compile(r"\bsorry,? (?:but|I (?:can|do|am))", re.I)
 
 
 def feels(query: str) -> bool:
@@ -253,21 +232,16 @@ def _straight(text: str) -> str:
 
 
 _HEDGE = re.compile(
-    r"\b(?:perhaps|maybe|possibly|sort of|kind of(?= \w)|more or less|it (?:all )?depends|I (?:guess|suppose|"
-    r"think|believe)|"
-    r"it (?:could|might|may) be (?:that|said|argued)|to some (?:extent|degree)|in a (?:sense|way)\b(?! that)|"
-    r"somewhat|arguably|"
-    r"as it were|if at all|or (?:something|whatever)|hard to say|not (?:entirely )?sure|seems? to|"
-    r"might or might not|"
-    r"one way or another|or so)\b",
+    r"\b(?:perhaps|maybe|possibly|sort of|kind of(?= \w)|more or less|it (?:all )?depends|I (?:guess|suppose|think|"
+    r"believe)|it (?:could|might|may) be (?:that|said|argued)|to some (?:extent|degree)|in a (?:sense|"
+    r"way)\b(?! that)|somewhat|arguably|as it were|if at all|or (?:something|whatever)|hard to say|"
+    r"not (?:entirely )?sure|seems? to|might or might not|one way or another|or so)\b",
     re.I,
 )
 _FILLER = re.compile(
-    r"\b(?:it (?:is|'s) (?:important|worth|crucial|essential) (?:to (?:note|remember|mention|keep in mind)|"
-    r"noting|mentioning)|"
-    r"needless to say|as (?:you may know|mentioned (?:before|above|earlier)|I said|previously stated)|"
-    r"at the end of the day|when all is said and done|in today's (?:world|society)|in order to|"
-    r"due to the fact that|"
+    r"\b(?:it (?:is|'s) (?:important|worth|crucial|essential) (?:to (?:note|remember|mention|keep in mind)|noting|"
+    r"mentioning)|needless to say|as (?:you may know|mentioned (?:before|above|earlier)|I said|previously stated)|"
+    r"at the end of the day|when all is said and done|in today's (?:world|society)|in order to|due to the fact that|"
     r"for all intents and purposes|the fact of the matter|as a matter of fact|basically|essentially|actually|"
     r"in my (?:humble )?opinion|having said that|that being said|with that (?:being )?said|all things considered|"
     r"first and foremost|last but not least|as an AI(?: language model)?|let me (?:start|begin) by)\b",
@@ -354,9 +328,8 @@ def structured(text: str) -> bool:
 
 
 _SLANG = re.compile(
-    r"\b(?:gonna|wanna|gotta|kinda|sorta|ain't|y'all|hey|yeah|yep|nope|cool|awesome|guys?|stuff|lots of|tons of|"
-    r"ok|okay|"
-    r"kids?|super|dude|lol|btw|a bunch of|pretty (?:much|good|bad)|no worries|cheers)\b",
+    r"\b(?:gonna|wanna|gotta|kinda|sorta|ain't|y'all|hey|yeah|yep|nope|cool|awesome|guys?|stuff|lots of|tons of|ok|"
+    r"okay|kids?|super|dude|lol|btw|a bunch of|pretty (?:much|good|bad)|no worries|cheers)\b",
     re.I,
 )
 _CONTRACTION = re.compile(
@@ -375,73 +348,57 @@ _CHEER = re.compile(
     r"\byou(?:'ve| have)? (?:can (?:absolutely |definitely |certainly )?(?:do|manage|handle|get through|achieve|"
     r"master|learn)\b|got this"
     r"|what it takes|(?:already )?taken (?:a|the) (?:\w+ )?step)|\b(?:keep (?:going|at it|it up|trying|"
-    r"practi[cs]ing)|don't give up|"
-    r"do not give up|be proud|proud of|believe in you|every (?:small )?step (?:counts|helps)|with (?:some |"
-    r"a little |a bit of )?"
-    r"(?:practice|patience|time|effort)|you(?:'ll| will) (?:get|do|be able|find|manage|soon|be (?:fine|great|"
-    r"okay))|well done|"
-    r"great (?:job|start|step|work|choice|idea)|good (?:start|step|for you)|on the right track|hang in there|"
-    r"you(?:'re| are) (?:capable|stronger|doing (?:well|great)|not alone|able to))\b",
+    r"practi[cs]ing)|don't give up|do not give up|be proud|proud of|believe in you|every (?:small )?step (?:counts|"
+    r"helps)|with (?:some |a little |a bit of )?(?:practice|patience|time|effort)|you(?:'ll| will) (?:get|do|"
+    r"be able|find|manage|soon|be (?:fine|great|okay))|well done|great (?:job|start|step|work|choice|idea)|"
+    r"good (?:start|step|for you)|on the right track|hang in there|you(?:'re| are) (?:capable|stronger|"
+    r"doing (?:well|great)|not alone|able to))\b",
     re.I,
 )
 _CALM = re.compile(
     r"\b(?:(?:no|any) need to (?:panic|worry)|don't (?:panic|worry)|do not (?:panic|worry)|nothing to (?:worry|"
-    r"fear)|"
-    r"(?:usually|often|mostly|generally|perfectly|completely|totally|quite|very) (?:harmless|normal|common|"
-    r"treatable|safe|temporary|"
-    r"fine|okay)|not (?:a )?(?:dangerous|danger|serious|unusual|uncommon|the end)|(?:it(?:'s| is)|this is|"
-    r"that is) (?:okay|ok|alright|"
-    r"normal|common|natural)|will (?:pass|get better|improve|be (?:fine|okay|alright|all right))|can (?:usually|"
-    r"often) be|"
-    r"rest assured|take (?:a deep breath|your time|it (?:easy|one))|you(?:'re| are) (?:safe|not alone))\b",
+    r"fear)|(?:usually|often|mostly|generally|perfectly|completely|totally|quite|very) (?:harmless|normal|common|"
+    r"treatable|safe|temporary|fine|okay)|not (?:a )?(?:dangerous|danger|serious|unusual|uncommon|the end)|"
+    r"(?:it(?:'s| is)|this is|that is) (?:okay|ok|alright|normal|common|natural)|will (?:pass|get better|improve|"
+    r"be (?:fine|okay|alright|all right))|can (?:usually|often) be|rest assured|take (?:a deep breath|your time|"
+    r"it (?:easy|one))|you(?:'re| are) (?:safe|not alone))\b",
     re.I,
 )
 _CAREFUL = re.compile(
     r"\b(?:consult|see|ask|contact|speak (?:with|to)|talk (?:with|to)|seek|check with|reach out to|call|"
-    r"visit)\b[^.!?\n]{0,60}"
-    r"\b(?:professional|doctor|physician|lawyer|attorney|therapist|counsell?or|veterinarian|vet|pharmacist|"
-    r"advis[oe]r|expert|specialist|"
-    r"electrician|dentist|emergency services|911|988|hotline|helpline|authorities|police|professionals|experts|"
-    r"medical (?:help|advice|attention))"
+    r"visit)\b[^.!?\n]{0,60}\b(?:professional|doctor|physician|lawyer|attorney|therapist|counsell?or|veterinarian|"
+    r"vet|pharmacist|advis[oe]r|expert|specialist|electrician|dentist|emergency services|911|988|hotline|helpline|"
+    r"authorities|police|professionals|experts|medical (?:help|advice|attention))"
     r"|\b(?:be careful|caution|warning|risks?|dangerous|hazard\w*|make sure (?:that )?(?:it is|it's|you|"
-    r"the) \w+ (?:safe|off)|avoid \w+ing|"
-    r"safety|side effects?|unsafe|precautions?|beware)\b",
+    r"the) \w+ (?:safe|off)|avoid \w+ing|safety|side effects?|unsafe|precautions?|beware)\b",
     re.I,
 )
 _GLAD = re.compile(
     r"\b(?:good|great|best|better|happy|enjoy\w*|love\w*|wonderful|excellent|hope\w*|fun|beautiful|success\w*|"
-    r"positive\w*|"
-    r"delicious|exciting|excited|benefit\w*|improve\w*|support\w*|strength\w*|opportunit\w+|glad|welcome|"
-    r"perfect\w*|amazing|fantastic|"
-    r"helpful|healthy|safe\w*|easy|easily|joy\w*|kind|warm\w*|valuable|rewarding|proud|bright\w*|thrive|growth|"
-    r"well)\b",
+    r"positive\w*|delicious|exciting|excited|benefit\w*|improve\w*|support\w*|strength\w*|opportunit\w+|glad|"
+    r"welcome|perfect\w*|amazing|fantastic|helpful|healthy|safe\w*|easy|easily|joy\w*|kind|warm\w*|valuable|"
+    r"rewarding|proud|bright\w*|thrive|growth|well)\b",
     re.I,
 )
 _GLOOMY = re.compile(
     r"\b(?:bad|worse|worst|sad\w*|hate\w*|terrible|awful|horrible|fail\w*|problem\w*|unfortunately|difficult\w*|"
-    r"hard|pain\w*|"
-    r"danger\w*|harm\w*|wrong|risk\w*|hurt\w*|negative\w*|worry|worried|afraid|fear\w*|angry|anger|sorry|cannot|"
-    r"can't|never|poor\w*|"
-    r"death|die[sd]?|kill\w*|illegal|lose|losing|lost|damage\w*|threat\w*|hopeless|boring|useless|stress\w*|"
-    r"violen\w+)\b",
+    r"hard|pain\w*|danger\w*|harm\w*|wrong|risk\w*|hurt\w*|negative\w*|worry|worried|afraid|fear\w*|angry|anger|"
+    r"sorry|cannot|can't|never|poor\w*|death|die[sd]?|kill\w*|illegal|lose|losing|lost|damage\w*|threat\w*|hopeless|"
+    r"boring|useless|stress\w*|violen\w+)\b",
     re.I,
 )
 _LOADED = re.compile(
-    r"\b(?:obviously|clearly|undoubtedly|of course|everyone knows|disgusting|outrageous|shameful|radical|"
-    r"extremist|so-called|"
-    r"evil|notorious|infamous|legendary|brilliant|greatest|the best|the worst|terrible|horrible|awful|amazing|"
-    r"incredible|stunning|"
-    r"ridiculous|absurd|disastrous|pathetic|fanatic\w*|regime|propaganda|must-have|world-class|unparalleled|"
-    r"always wrong|never right)\b",
+    r"\b(?:obviously|clearly|undoubtedly|of course|everyone knows|disgusting|outrageous|shameful|radical|extremist|"
+    r"so-called|evil|notorious|infamous|legendary|brilliant|greatest|the best|the worst|terrible|horrible|awful|"
+    r"amazing|incredible|stunning|ridiculous|absurd|disastrous|pathetic|fanatic\w*|regime|propaganda|must-have|"
+    r"world-class|unparalleled|always wrong|never right)\b",
     re.I,
 )
 _BLAME = re.compile(
     r"\b(?:you should(?:n't| not)? have|your (?:own )?fault|you (?:obviously|clearly) (?:don't|did|do not|have)|"
-    r"as (?:any|every)(?:one|body) "
-    r"knows|it(?:'s| is) (?:just )?(?:common sense|obvious)|you people|calm down|you need to (?:understand|"
-    r"realize|learn) that|"
-    r"shame on you|how dare|listen(?: up)?,|I (?:already )?told you|you (?:always|never)|even (?:you|a child)|"
-    r"if you had (?:only )?)\b",
+    r"as (?:any|every)(?:one|body) knows|it(?:'s| is) (?:just )?(?:common sense|obvious)|you people|calm down|"
+    r"you need to (?:understand|realize|learn) that|shame on you|how dare|listen(?: up)?,|I (?:already )?told you|"
+    r"you (?:always|never)|even (?:you|a child)|if you had (?:only )?)\b",
     re.I,
 )
 
@@ -486,21 +443,19 @@ def specific(text: str) -> bool:
 
 
 _CANNOT = (
-    r"(?:can(?:'t|not|\snot)|won't|will not|am (?:not able|unable)|'m (?:not able|unable)|am not (?:going|"
-    r"programmed|comfortable)|"
-    r"'m not (?:going|programmed|comfortable)|do not|don't|shouldn't|should not|would not|wouldn't|"
+    r"(?:can(?:'t|not|\snot)|won't|will not|am (?:not able|unable)|'m (?:not able|unable)|am not (?:going|programmed|"
+    r"comfortable)|'m not (?:going|programmed|comfortable)|do not|don't|shouldn't|should not|would not|wouldn't|"
     r"must (?:decline|refuse))"
 )
 _HELP = (
-    r"(?:help|assist|provide|fulfil\w*|answer|comply|support|engage|recommend|condone|give|offer|create|write|generate|"
-    r"encourage|suggest|share|discuss|teach|advise|tell|promote|speak|participate|feel comfortable|do (?:that|this|so)|"
-    r"endorse|satisfy|complete|respond|explain|describe|facilitate|advocate|make|list|continue|want to (?:help|provide)|"
-    r"have (?:access|personal|information|any|the))"
+    r"(?:help|assist|provide|fulfil\w*|answer|comply|support|engage|recommend|condone|give|offer|create|write|"
+    r"generate|encourage|suggest|share|discuss|teach|advise|tell|promote|speak|participate|feel comfortable|"
+    r"do (?:that|this|so)|endorse|satisfy|complete|respond|explain|describe|facilitate|advocate|make|list|continue|"
+    r"want to (?:help|provide)|have (?:access|personal|information|any|the))"
 )
 _REFUSAL = re.compile(
-    rf"\b(?:I|we)\s*(?:{_CANNOT}|must (?:decline|refuse)|"
-    rf"(?:apologi[sz]e|(?:'m|am)\s(?:\w+ )?sorry),? but I (?:\w+ )?{_CANNOT}) "
-    rf"(?:\w+ ){{0,2}}(?:to )?(?:\w+ly )?{_HELP}\b"
+    rf"\b(?:I|we)\s*(?:{_CANNOT}|must (?:decline|refuse)|(?:apologi[sz]e|(?:'m|"
+    rf"am)\s(?:\w+ )?sorry),? but I (?:\w+ )?{_CANNOT}) (?:\w+ ){{0,2}}(?:to )?(?:\w+ly )?{_HELP}\b"
     r"|\b(?:do not|don't|cannot|never) (?:condone|promote|endorse)\b"
     r"|\b(?:never|not) (?:appropriate|acceptable|ethical|okay|ok|justified|within my)\b"
     r"|\bnot (?:only |just )?(?:illegal|unethical|a safe|safe or)\b"
@@ -511,6 +466,7 @@ _REFUSAL = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 14)
 def refuses(text: str) -> bool:
     """A refusal, whole or in part, within the first three sentences (against people's labels: real_policies.py)."""
     return bool(_REFUSAL.search(" ".join(sentences(_straight(text))[:3])))
@@ -570,6 +526,7 @@ def ends_whole(text: str) -> bool:
     return len(last) <= 2 and len(sentences(body)) == 1
 
 
+@lru_cache(maxsize=1 << 14)
 def clean(text: str) -> bool:
     """No loop, no run-on turn, and an ended last sentence."""
     return bool(text.strip()) and not loops(text) and not runs_on(text) and ends_whole(text)
@@ -615,7 +572,8 @@ _NAME = re.compile(r"(?<![\w'’])[A-Z][\w’']*[a-z0-9][\w’']*|(?<![\w'’])[
 _NO_NAMES = _listed("i i'm i'd i've i'll ok okay sincerely dear regards yours best hello hi")
 
 
-def facts(text: str) -> set[str]:
+@lru_cache(maxsize=1 << 14)
+def facts(text: str) -> frozenset[str]:
     """Names and numbers: words with a capital inside a sentence, and digits; numbers of list items left out.
 
     A word at the beginning of a sentence or line, or in a line all of capitals (a title), tells no name.
@@ -628,7 +586,7 @@ def facts(text: str) -> set[str]:
         if _title(sentence):
             continue
         found |= {_name(name) for name in _NAME.findall(body)} - _NO_NAMES
-    return found
+    return frozenset(found)
 
 
 def _title(sentence: str) -> bool:
@@ -665,7 +623,7 @@ def kept(before: str, after: str) -> tuple[int, int, int]:
     a shortened answer may drop whole sentences, not the numbers within.
     """
     there, bag = _said(after), _content(after)
-    all_facts, held, changed = facts(before), 0, set()
+    all_facts, held, changed = facts(before), 0, set[str]()
     for fact in all_facts:
         held += fact in there
     gone = {fact for fact in all_facts if fact not in there}

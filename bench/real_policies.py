@@ -26,6 +26,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from metaaligner_lite.prompts import Message, chat_prompt
 
 FEWEST, MOST = 25, 220  # words of an answer
 _LONGEST_QUERY = 300  # words
+_TOKENS = 320  # of the base's own answers; what is not ended by then is too long anyway
 
 #: What the data folder must hold, and where it comes from.
 FOLDERS = {
@@ -52,6 +54,7 @@ FOLDERS = {
     "eval-only/xstest/xstest_v2_completions_gpt4_gpteval.csv.gz": "completions of 5 models, from paul-rottger/"
     "exaggerated-safety on GitHub (CC BY 4.0)",
 }
+_SHORT = "Answer in a few sentences."  # to feelings.txt, which is not long: a small model would go on and on
 FEELINGS = Path(__file__).with_name("feelings.txt")
 _JUST = ("vicuna-7b-v1.5", "Mistral-7B-Instruct-v0.1", "Llama-2-7b-chat-hf", "zephyr-7b-beta", "tulu-2-dpo-70b")
 _JUST += ("gpt-3.5-turbo-0301", "gpt-4-0314")
@@ -166,6 +169,7 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps({**report.figures(), "timings": timings}))
 
 
+@cache
 def named(request: str) -> str:
     """A request in its canonical form: names of the catalogue, joined by commas."""
     return ",".join(objective.name for objective in resolve(request, load_catalogue()))
@@ -241,14 +245,15 @@ def own_answers(kind: str, how: str, options: argparse.Namespace) -> Iterator[tu
     for query in queries:
         row = known.get((how, query))
         if row and (not model or row["model"] == model):
-            fitting += FEWEST <= len(row["answer"].split()) <= MOST
-            yield query, row["answer"]
+            if row["finish"] != "length":
+                fitting += FEWEST <= len(row["answer"].split()) <= MOST
+                yield query, row["answer"]
         else:
             missing.append(query)
         if fitting >= options.n:
             return
     if options.base and not options.score_only:
-        for query, answer in _ask(missing, how, model, path, options):
+        for query, answer in _ask(missing, kind, how, model, path, options):
             fitting += FEWEST <= len(answer.split()) <= MOST
             yield query, answer
             if fitting >= options.n:
@@ -256,7 +261,7 @@ def own_answers(kind: str, how: str, options: argparse.Namespace) -> Iterator[tu
 
 
 def _ask(
-    queries: list[str], how: str, model: str, path: Path, options: argparse.Namespace
+    queries: list[str], kind: str, how: str, model: str, path: Path, options: argparse.Namespace
 ) -> Iterator[tuple[str, str]]:
     from metaaligner_lite.llama.decode import GREEDY, Sampling
     from metaaligner_lite.prompts import PLAIN_DIALOGUE
@@ -268,13 +273,16 @@ def _ask(
         while some := list(islice(queue, options.beside)):
             turn += 1
             sampling = GREEDY if how == "greedy" else Sampling(temperature=0.8, seed=options.seed + turn)
-            prompts = [chat_prompt([Message("user", query)], template) for query in some]
-            written = engine.run(prompts, max_tokens=400, sampling=sampling)
+            before = [Message("system", _SHORT)] if kind == "feelings" else []
+            prompts = [chat_prompt([*before, Message("user", query)], template) for query in some]
+            written = engine.run(prompts, max_tokens=_TOKENS, sampling=sampling)
             for query, generation in zip(some, written, strict=True):
                 row = {"model": model, "how": how, "query": query, "answer": generation.text}
                 log.write(json.dumps(row | {"finish": generation.finish}, ensure_ascii=False) + "\n")
             log.flush()
-            yield from ((query, generation.text) for query, generation in zip(some, written, strict=True))
+            for query, generation in zip(some, written, strict=True):
+                if generation.finish != "length":
+                    yield query, generation.text
 
 
 _READ: dict[tuple[Path, str], Any] = {}
@@ -446,7 +454,8 @@ def write_edits(plan: dict[str, list[Case]], options: argparse.Namespace) -> dic
             for case in cases:
                 if (model, edit_key(case.query, case.answer, request)) not in done:
                     todo.setdefault((case.query, case.answer), (case, []))[1].append(request)
-        total, began, written = sum(len(requests) for _, requests in todo.values()), time.perf_counter(), 0
+        total, written = sum(len(requests) for _, requests in todo.values()), 0
+        began = told = time.perf_counter()
         with options.edits.open("a", encoding="utf-8") as log:
             for case, requests in todo.values():
                 for start in range(0, len(requests), options.beside):
@@ -454,8 +463,9 @@ def write_edits(plan: dict[str, list[Case]], options: argparse.Namespace) -> dic
                         log.write(json.dumps({"model": model, "name": name, **row}, ensure_ascii=False) + "\n")
                         written += 1
                     log.flush()
-                if written and written % 60 < len(requests):
-                    rate = (time.perf_counter() - began) / written
+                if time.perf_counter() - told > 30 or written == total:
+                    told = time.perf_counter()
+                    rate = (told - began) / written
                     left = rate * (total - written) / 60
                     print(f"{written}/{total} edits, {rate:.2f} s each, {left:.0f} min left", file=sys.stderr)
         return timed(plan, aligner, options.time) if options.time else {}
@@ -654,18 +664,20 @@ def judged(edit: Edit, meaning: float) -> Judged:
         name: MEASURES[name].holds(case.said, case.answer) for name in edit.request.split(",") if name in MEASURES
     }
     ruled = [name for name in _TAXED if MEASURES[name].applies(case.said)]
+    same = measures.stays(case.answer, text)
+    known = len(measures.facts(case.answer))
     return Judged(
         edit,
         {name: MEASURES[name].before(case.said, case.answer) for name in asked},
         {name: MEASURES[name].satisfied(case.said, case.answer, text, meaning) for name in asked},
         already,
-        {name: MEASURES[name].change(case.said, case.answer, text) for name in ruled},
+        {name: 0 if same else MEASURES[name].change(case.said, case.answer, text) for name in ruled},
         meaning,
-        measures.kept(case.answer, text),
-        len(measures.invented(case.query, case.answer, text)),
+        (known, known, 0) if same else measures.kept(case.answer, text),
+        0 if same else len(measures.invented(case.query, case.answer, text)),
         (measures.clean(case.answer), measures.clean(text)),
-        measures.stays(case.answer, text),
-        measures.copied(case.answer, text),
+        same,
+        1.0 if same else measures.copied(case.answer, text),
         len(measures.words(text)) / max(1, len(measures.words(case.answer))),
         (measures.refuses(case.answer), measures.refuses(text)),
     )
