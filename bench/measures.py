@@ -134,7 +134,9 @@ def hard_words(text: str) -> float:
 # --- objectives ---
 
 _COURTESY = re.compile(
-    r"(?<!\bto )(?<!\bnot )(?<!\bcan )(?<!\bwill )(?<!\bwould )(?<!\bthat )(?<!n't )(?<!\bword )(?<!\bsay )(?<!\bsaying )\bplease\b(?! (?:him|her|everyone|everybody|them|people|others|both|his|their|the crowd)\b)(?! and thank)"
+    r"(?<!\bto )(?<!\bnot )(?<!\bcan )(?<!\bwill )(?<!\bwould )(?<!\bthat )(?<!n't )"
+    r"(?<!\bword )(?<!\bsay )(?<!\bsaying )"
+    r"\bplease\b(?! (?:him|her|everyone|everybody|them|people|others|both|his|their|the crowd)\b)(?! and thank)"
     r"|(?<!\bno )(?<!\bto )(?<!\bsay )(?<!\bsaying )(?<!\bword )\bthank(?:s| you)\b(?! to\b)(?! note)"
     r"|\bthank you (?:so much |very much )?for\b"
     r"|(?<!not )(?<!n't )(?<!not be )(?<!n't be )\b(?:glad|happy|pleased|delighted|my pleasure) to (?:help|assist|"
