@@ -216,6 +216,7 @@ _ACKNOWLEDGED = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 15)
 def feels(query: str) -> bool:
     """Whether a message carries a feeling or a loss of its writer's, said in the first person."""
     return bool(_FEELING.search(unquoted(query)))

@@ -678,7 +678,7 @@ def judged(edit: Edit, meaning: float) -> Judged:
         (measures.clean(case.answer), measures.clean(text)),
         same,
         1.0 if same else measures.copied(case.answer, text),
-        len(measures.words(text)) / max(1, len(measures.words(case.answer))),
+        1.0 if same else len(measures.words(text)) / max(1, len(measures.words(case.answer))),
         (measures.refuses(case.answer), measures.refuses(text)),
     )
 
