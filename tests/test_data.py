@@ -245,7 +245,7 @@ def test_our_own_prompts_are_read_back(layout, equal):
     objectives = [KNOWN["harmlessness"], Objective("calm", "The response should be calm; not loud.")]
     pieces = edit_prompt(layout, "Human: Is it; late?", "No | idea.", objectives, PLAIN_DIALOGUE, equal=equal)
     prompt = "".join(piece.text for piece in pieces)
-    if layout == "conversation":
+    if layout.startswith("conversation"):
         request = prompt.split("User: ")[2].removesuffix("\n\nAssistant:")
         turns = ["Human: Is it; late?", "No | idea.", request, "Sorry."]
         records = [
