@@ -76,7 +76,7 @@ class GgufAligner:
         self.manifest = trained.manifest
         self.layout = layout or (self.manifest.layout if self.manifest else "")
         if self.layout not in LAYOUTS:
-            known = f"--layout {' | '.join(LAYOUTS)}"
+            known = f"`layout` {' | '.join(LAYOUTS)}"
             if layout:
                 raise UsageError(f"unknown prompt layout {layout!r}; expected {known}")
             names = f"names the layout {self.layout!r}" if self.layout else "has no manifest that names its layout"

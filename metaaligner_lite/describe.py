@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest as manifests
-from .gguf_file import GgufHeader, LongArray, read_header
+from .gguf_file import GgufHeader, LongArray, read_header, recommended_sampling
 from .llama.context import BATCH, kv_type, quantized
 from .manifest import Manifest
 
@@ -44,6 +44,7 @@ def describe(path: Path, ctx_size: int, kv: str = "f16", flash: bool = False) ->
         "vocabulary": _vocabulary(header),
         "tokenizer": "/".join(filter(None, (header.text("tokenizer.ggml.model"), header.text("tokenizer.ggml.pre")))),
         "chat_template_chars": len(header.text("tokenizer.chat_template")),
+        "sampling": recommended_sampling(header),
         "license": header.text("general.license"),
         "memory": memory_needed(header, ctx_size, kv, flash),
         "manifest": asdict(Manifest.from_json(manifest, str(path))) if manifest else None,

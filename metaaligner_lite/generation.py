@@ -33,7 +33,8 @@ GREEDY = Sampling()
 class Counts:
     """What one generation cost. `reused` prompt tokens were in the KV cache already and were not read again.
 
-    Of the `written` tokens, `accepted` were guessed (out of `drafted` guesses) and cost no decode of their own.
+    Of the `written` tokens, `accepted` were guessed (out of `drafted` guesses) and cost no decode of their own; what a
+    loop wrote before it was noticed is counted, too.
     """
 
     read: int

@@ -6,6 +6,7 @@ strangers, and `mal info` should answer at once. Format: ggml docs/gguf.md.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 import struct
@@ -22,6 +23,9 @@ VOCABULARY = "tokenizer.ggml.tokens"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
+_F32, _LONGEST = 0, 1 << 20  # a ggml type, and bytes of the longest vector that is no damage
+# What some converters write and others do not: the head of a tied model, factors made from the metadata.
+_ADDED = {"output.weight", "rope_freqs.weight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,26 @@ class GgufHeader:
         return total
 
 
+# What a file says of how its model likes to be sampled, by its name here (llama.cpp, general.sampling.*).
+_SAMPLING = {
+    "temp": ("temperature", 0.0, 10.0),
+    "top_k": ("top_k", 0, 2**31 - 1),
+    "top_p": ("top_p", 0.0, 1.0),
+    "min_p": ("min_p", 0.0, 1.0),
+    "penalty_repeat": ("repeat_penalty", 0.0, 10.0),
+}
+
+
+def recommended_sampling(header: GgufHeader) -> dict[str, float]:
+    """The sampling that a file recommends, by the names of `Sampling`; a value out of its range is left out."""
+    found: dict[str, float] = {}
+    for key, (name, least, most) in _SAMPLING.items():
+        value = header.metadata.get(f"general.sampling.{key}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            found[name] = int(value) if name == "top_k" else round(float(value), 6)
+    return found
+
+
 def read_header(path: Path, max_array: int = MAX_ARRAY) -> GgufHeader:
     """Read metadata and tensor descriptions. Arrays longer than `max_array` become `LongArray`.
 
@@ -122,6 +146,28 @@ def read_header(path: Path, max_array: int = MAX_ARRAY) -> GgufHeader:
         raise FileProblem(f"no such file: {path}; expected the path of a .gguf file") from None
     except (PermissionError, IsADirectoryError, ValueError) as error:
         raise FileProblem(f"cannot read {path}: {error}") from error
+
+
+def base_fingerprint(header: GgufHeader) -> str:
+    """A SHA-256 that all quantizations of one base share, and other bases hardly ever; "" for a file without norms.
+
+    Over the architecture, the shapes and the norms, which stay float32 in every quantization, rounded to bfloat16.
+    Weights merged from an adapter that left the norms alone are not told apart.
+    """
+    found = hashlib.sha256(header.text("general.architecture").encode())
+    vectors = 0
+    with header.path.open("rb") as file:
+        for tensor in sorted(header.tensors, key=lambda tensor: tensor.name):
+            if tensor.name in _ADDED:
+                continue
+            found.update(f"\0{tensor.name}\0{tensor.shape}\0".encode())
+            if len(tensor.shape) == 1 and tensor.type == _F32 and tensor.bytes <= _LONGEST:
+                file.seek(header.data_offset + tensor.offset)
+                raw = file.read(tensor.bytes)
+                numbers = struct.unpack(f"<{len(raw) // 4}I", raw[: len(raw) // 4 * 4])
+                found.update(struct.pack(f"<{len(numbers)}H", *((n + 0x8000 >> 16) & 0xFFFF for n in numbers)))
+                vectors += 1
+    return found.hexdigest() if vectors else ""
 
 
 class _Parser:

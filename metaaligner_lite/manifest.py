@@ -29,6 +29,7 @@ class Manifest:
     layout: str = ""
     objectives: Mapping[str, str] = field(default_factory=dict)  # trained ones: name -> description
     base: str = ""  # the model the training started from
+    fingerprint: str = ""  # of that base, whatever its quantization (gguf_file.base_fingerprint); "" if not known
     data: str = ""  # SHA-256 of the training rows
     recipe: Mapping[str, Any] = field(default_factory=dict)  # the effective training settings
     metrics: Mapping[str, float] = field(default_factory=dict)

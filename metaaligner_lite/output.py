@@ -119,10 +119,10 @@ def notes(correction: Correction) -> list[str]:
         told.append(f"the correction failed, this is the answer as it was: {correction.failure}")
     for name, generation in (("policy", correction.answer.generation), ("aligner", correction.edit)):
         if generation and generation.finish == "length":
-            told.append(f"the {name} was stopped at {len(generation.tokens)} tokens; --max-tokens sets another limit")
+            told.append(f"the {name} was stopped at {len(generation.tokens)} tokens; `max_tokens` sets another limit")
         if generation and generation.finish == "run-on":
             told.append(f"the {name} went on to invent the user's next turn; its text ends before that")
-        if generation and generation.finish == "loop":
+        if generation and generation.finish == "loop" and not (generation is correction.edit and correction.failure):
             told.append(f"the {name} went round in circles; its text ends before the second round")
     if not correction.aligned and correction.text != correction.answer.text:
         told.append("the answer repeated itself or went on to invent the user's next turn; it ends before that now")

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import models
 from .aligners import GgufAligner
 from .errors import UsageError
 from .generation import GREEDY, Sampling
-from .gguf_file import base_fingerprint, read_header
+from .gguf_file import base_fingerprint, read_header, recommended_sampling
 from .objectives import Objective
 from .policies import Answer, GgufPolicy, GivenAnswer, Policy
 from .prompts import CONVERSATION, PLAIN_DIALOGUE, ChatTemplate
@@ -77,7 +77,7 @@ def plan(choice: Choice) -> Plan:
     if choice.aligner == SELF:
         if choice.adapter:
             raise UsageError("`aligner` self edits without an adapter; leave `adapter` out, or name the adapter's base")
-        editor = policy or choice.policy or _base("a model to edit with: name one with `policy`")
+        editor = policy or choice.policy or _base("model to edit with: name one with `policy`")
         return Plan(policy, editor, None, policy is not None)
     if choice.aligner:
         editor = Path(choice.aligner)
@@ -88,7 +88,7 @@ def plan(choice: Choice) -> Plan:
 
 
 def _policy(choice: Choice) -> Path:
-    return choice.policy or _base("a model to answer with: name a GGUF file with `policy`")
+    return choice.policy or _base("model to answer with: name a GGUF file with `policy`")
 
 
 def _base(wanted: str) -> Path:
@@ -167,14 +167,15 @@ def _open(path: Path, adapter: Path | None, choice: Choice, say: Callable[[str],
 
 def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
     sampling = choice.sampling
+    recommended, chosen = recommended_sampling(engine.model.header), {*choice.chosen, "temperature"}
     if sampling.temperature > 0:  # what the file recommends, where nothing else was named
-        told = {name: value for name, value in engine.model.recommended.items() if name not in choice.chosen}
-        sampling = replace(sampling, **told)
+        told = {name: value for name, value in recommended.items() if name not in chosen}
+        sampling = replace(sampling, **cast(dict[str, Any], told))
     return GgufPolicy(engine, template=choice.template, sampling=sampling, max_tokens=choice.max_tokens)
 
 
 def _editing(engine: Engine, found: Plan, choice: Choice) -> GgufAligner:
-    """The aligner; a model that knows nothing of edits is asked in the conversation layout, in the policy's template."""
+    """The aligner; a model that knows nothing of edits is asked in the conversation layout, as the policy is."""
     untrained = not found.adapter and not engine.model.manifest
     by_itself = untrained and (choice.aligner is None or choice.aligner == SELF)
     template = choice.template or engine.model.template or (PLAIN_DIALOGUE if by_itself else None)

@@ -353,7 +353,7 @@ class ChatTemplate:
             raise _Unending(f"the model's chat template cannot be read: {error}; {_ANOTHER}") from error
 
 
-_ANOTHER = "name another one with --chat-template FILE"
+_ANOTHER = "name another one with `template`"
 
 
 class _Unending(ModelError):
@@ -453,7 +453,7 @@ def _need(template: ChatTemplate | None) -> ChatTemplate:
     if template is None:
         raise ModelError(
             "the conversation layout needs a chat template and this model has none; "
-            "name one with --chat-template FILE, or the layout it was trained with, such as --layout paper/hh-rlhf"
+            "name one with `template`, or the layout it was trained with, such as `layout` paper/hh-rlhf"
         )
     return template
 

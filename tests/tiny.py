@@ -48,6 +48,8 @@ def write_model(
     unused: int = 0,
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     tied: bool = True,
+    norm: float = 1.0,
+    numbers: dict[str, float] | None = None,
 ) -> Path:
     """A random byte-level Llama (Gemma 2 with a sliding window, Mamba) whose ids are special tokens, then bytes.
 
@@ -87,10 +89,12 @@ def write_model(
         writer.add_chat_template(template)
     for key, value in (metadata or {}).items():
         writer.add_string(key, value)
+    for key, number in (numbers or {}).items():
+        (writer.add_int32 if isinstance(number, int) else writer.add_float32)(key, number)
 
     def add(name: str, *shape: int) -> None:
         scale = 1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1])
-        data = (np.ones(shape) if len(shape) == 1 else rng.normal(0, scale, shape)).astype(np.float32)
+        data = (np.full(shape, norm) if len(shape) == 1 else rng.normal(0, scale, shape)).astype(np.float32)
         kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else quantization
         writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
 

@@ -87,8 +87,9 @@ def _open_closed_streams() -> None:
 def _told(error: BaseException) -> str:
     """An error in one line that a terminal can show; a plain OSError is one of writing the output."""
     from ..output import printable
+    from .console import flagged
 
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = flagged(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, OSError) and not isinstance(error, MalError) and not error.filename and error.strerror:
         text = f"cannot write the output: {error.strerror}"
     return printable(text)

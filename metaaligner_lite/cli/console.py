@@ -14,7 +14,9 @@ def talk() -> Console:
     """The console for everything that is not the result (stderr); markup in texts is never interpreted."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    console.soft_wrap = not console.is_terminal  # in a file a note stays one line
+    return console
 
 
 def results() -> Console:
@@ -36,3 +38,13 @@ def human_bytes(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def flagged(text: str) -> str:
+    """Text in which the library's parameters, `so_named`, are called as the command line calls them: --so-named."""
+    import re
+
+    return re.sub(r"`([a-z_]+)`", lambda match: _FLAGS.get(match[1], "--" + match[1].replace("_", "-")), text)
+
+
+_FLAGS = {"template": "--chat-template", "cache_bytes": "--cache-size"}

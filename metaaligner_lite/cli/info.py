@@ -40,6 +40,7 @@ def info(
         "trained context": f"{facts['context']:,} tokens" if facts["context"] else "not said",
         "vocabulary": f"{facts['vocabulary']:,} tokens ({facts['tokenizer']})",
         "chat template": f"{facts['chat_template_chars']:,} characters" if facts["chat_template_chars"] else "none",
+        "sampling": ", ".join(f"{name} {value:g}" for name, value in facts["sampling"].items()),
         "licence": facts["license"],
         "memory": _memory(facts, ctx_size, kv),
     }

@@ -87,7 +87,7 @@ class Context:
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot make a context of {n_ctx:,} tokens ({kv}) for {model.path}: "
-                f"{last_error('out of memory?')}; try a smaller --ctx-size, or --kv f16"
+                f"{last_error('out of memory?')}; try a smaller `ctx_size`, or `kv` f16"
             )
         self.n_ctx: int = self._lib.llama_n_ctx(self.handle)
         self.n_batch: int = params.n_batch

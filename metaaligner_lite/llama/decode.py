@@ -90,7 +90,7 @@ class _Writer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text, self._shown = "", 0  # all that was written, and how much of it the stream was given
         self._ends: list[int] = []  # where in the text each token ends
-        self._reused = self._drafted = self._accepted = self._right = 0
+        self._reused = self._written = self._drafted = self._accepted = self._right = 0
         self._began = self._read_at = self._ended = 0.0
 
     def begin(self, stop: Stop | None) -> None:
@@ -139,7 +139,7 @@ class _Writer:
         counts = Counts(
             read=len(self.task.prompt) - self._reused,
             reused=self._reused,
-            written=len(self.tokens),
+            written=self._written,
             drafted=self._drafted,
             accepted=self._accepted,
             read_seconds=self._read_at - self._began,
@@ -153,6 +153,7 @@ class _Writer:
             self.end("end")
         else:
             self.tokens.append(token)
+            self._written += 1
             if self._drafter:
                 self._drafter.observe(token)
             text = self._decoder.decode(self._context.model.piece(token))

@@ -128,7 +128,7 @@ class Engine:
             raise ModelError("the prompt is empty")
         if self.limit - prompt < needed:
             advice = (
-                f"raise --ctx-size (the model was trained for {self.model.n_ctx_train:,})"
+                f"raise `ctx_size` (the model was trained for {self.model.n_ctx_train:,})"
                 if self.limit < self.model.n_ctx_train
                 else "shorten the text, or use a model with a longer context"
             )
@@ -206,9 +206,12 @@ def open_engine(
     kv: str = "f16",
     cache: Path | None = None,
     cache_bytes: int = DEFAULT_LIMIT,
+    force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Open a GGUF model for generation, with an activated adapter if one is named; `kv` is the KV cache's type.
+
+    An adapter of another base is refused unless `force`.
 
     In the folder `cache` prefixes are kept between processes, up to `cache_bytes` in all (store.py); `say` gets a
     line about what there could not be used. What `mal tune` measured is used where nothing else is asked. Raises
@@ -217,7 +220,7 @@ def open_engine(
     tuning = remembered(read_header(Path(path)), gpu_layers)
     model = open_model(path, gpu_layers=gpu_layers, repack=False if tuning and not tuning.repack else None)
     try:
-        opened = open_adapter(model, adapter) if adapter else None
+        opened = open_adapter(model, adapter, force=force) if adapter else None
         store = None
         if cache:
             files = [model.header, opened.header] if opened else [model.header]

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import manifest as manifests
 from ..errors import FileProblem, ModelError
-from ..gguf_file import VOCABULARY, GgufHeader, LongArray, read_header
+from ..gguf_file import VOCABULARY, GgufHeader, LongArray, base_fingerprint, read_header
 from ..manifest import Manifest
 from ..prompts import ChatTemplate
 from ..thoughts import marks_among
@@ -208,11 +208,12 @@ class Adapter:
         return Manifest.from_json(text, str(self.header.path)) if text else None
 
 
-def open_adapter(model: Model, path: str | Path) -> Adapter:
+def open_adapter(model: Model, path: str | Path, *, force: bool = False) -> Adapter:
     """Load an activated adapter for `model`, which owns it from then on.
 
-    Raises FileProblem for a file that is none, ModelError if it does not fit the model. An ordinary LoRA is refused:
-    it would change what the policy says, and no KV cache could be shared.
+    Raises FileProblem for a file that is none, ModelError if it does not fit the model, or was trained on another
+    base, whatever its quantization (unless `force`). An ordinary LoRA is refused: it would change what the policy says,
+    and no KV cache could be shared.
     """
     path = Path(path)
     header = read_header(path)
@@ -224,11 +225,17 @@ def open_adapter(model: Model, path: str | Path) -> Adapter:
     if not isinstance(invocation, tuple) or not invocation:
         raise FileProblem(
             f"{path} is an ordinary LoRA, expected an activated one (train-lora --kind activated); "
-            "merge it into its base instead (mal convert) and name the result with --aligner"
+            "merge it into its base instead (mal convert) and name the result as `aligner`"
         )
     base, own = model.header.text("general.architecture"), header.text("general.architecture")
     if base != own:
         raise ModelError(f"{path} is an adapter for the architecture {own!r}, but {model.path} is {base!r}")
+    trained = Manifest.from_json(text, str(path)) if (text := header.text(manifests.GGUF_KEY)) else None
+    if trained and trained.fingerprint and not force and trained.fingerprint != base_fingerprint(model.header):
+        raise ModelError(
+            f"{path.name} was trained on {trained.base or 'another base'}, and {model.path.name} is another model "
+            "of the same shape: its edits would be nonsense; name that base, or use `force` to try all the same"
+        )
     lib = library()
     forget_errors()
     handle = lib.llama_adapter_lora_init(model.handle, str(path).encode())
@@ -240,7 +247,7 @@ def open_adapter(model: Model, path: str | Path) -> Adapter:
 def _refuse_unusable(header: GgufHeader) -> None:
     kind = header.text("general.type", "model")
     if kind == "adapter":
-        raise FileProblem(f"{header.path} is a LoRA adapter, expected a whole model; name it with --adapter")
+        raise FileProblem(f"{header.path} is a LoRA adapter, expected a whole model; name it as `adapter`")
     if kind not in ("model", ""):
         raise FileProblem(f"{header.path} holds a {kind!r}, expected a language model")
     if not header.tensors:

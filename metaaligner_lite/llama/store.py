@@ -65,7 +65,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._key = _own_key()
         except OSError as error:
-            raise FileProblem(f"cannot keep a cache in {folder}: {error}; name another folder with --cache") from error
+            raise FileProblem(f"cannot keep a cache in {folder}: {error}; name another folder with `cache`") from error
 
     def best(self, tokens: Sequence[int], adapted_from: int) -> tuple[Entry, int] | None:
         """The entry that agrees with most of a prompt, and with how many tokens of it; None if none does."""
@@ -96,7 +96,7 @@ class Store:
                 return
         head = self._head(cached, len(state))
         if len(head) + len(state) + _SEAL > self._limit:
-            self._say(f"not kept in {self._folder}: {len(state):,} bytes are more than --cache-size allows")
+            self._say(f"not kept in {self._folder}: {len(state):,} bytes are more than `cache_bytes` allows")
             return
         name = hashlib.sha256(head).hexdigest()[:32] + SUFFIX
         try:
