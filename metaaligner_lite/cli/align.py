@@ -138,7 +138,7 @@ def _typed(context: typer.Context, option: str) -> bool:
 
 def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]:
     """Fill the one text that was left to standard input: the query by default, the answer if it is '-'."""
-    from ..errors import FileProblem, UsageError
+    from ..errors import UsageError
     from ..files import decode_text
 
     query_waits = query in (None, "-")
@@ -148,10 +148,7 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
         return str(query), answer
     if query is None and sys.stdin.isatty():
         raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
-    try:
-        read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
-    except FileProblem as error:
-        raise UsageError(str(error)) from error
+    read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
     return (read, answer) if query_waits else (str(query), read)
 
 
