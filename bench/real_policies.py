@@ -78,7 +78,7 @@ REQUESTS = (
         "brevity,politeness,clarity,structure",
     ),
 )
-UNALIGNED, TIDIED, PKU = "unaligned", "tidied only", "PKU GgufAligner 2B"
+UNALIGNED, TIDIED, PKU = "unaligned", "tidied only", "PKU Aligner 2B"
 _TAXED = [name for name in MEASURES if name != "length"]
 
 
