@@ -34,7 +34,7 @@ from typing import Any
 import measures
 from measures import MEASURES, clustered
 
-from metaaligner_lite import Aligner, GivenAnswer, MalError, align_each, open_engine
+from metaaligner_lite import GgufAligner, GivenAnswer, MalError, align_each, open_engine
 from metaaligner_lite.errors import FileProblem, MissingExtra, UsageError
 from metaaligner_lite.objectives import load_catalogue, resolve
 from metaaligner_lite.prompts import Message, chat_prompt
@@ -59,7 +59,7 @@ FEELINGS = Path(__file__).with_name("feelings.txt")
 _JUST = ("vicuna-7b-v1.5", "Mistral-7B-Instruct-v0.1", "Llama-2-7b-chat-hf", "zephyr-7b-beta", "tulu-2-dpo-70b")
 _JUST += ("gpt-3.5-turbo-0301", "gpt-4-0314")
 _ALPACA = ("gpt-3.5-turbo-1106", "gpt-3.5-turbo-1106_concise", "gpt-3.5-turbo-1106_verbose", "claude-3-opus-20240229")
-_CORRECTED = "aligner-2b_claude-3-opus-20240229"  # PKU Aligner's corrections of claude-3-opus
+_CORRECTED = "aligner-2b_claude-3-opus-20240229"  # PKU GgufAligner's corrections of claude-3-opus
 POLICIES = (
     *("hh/Claude-3", "hh/llama2-chat-70B", "uf/gpt-3.5-turbo", "uf/Vicuna-13B"),
     *(f"just/{model}" for model in _JUST),
@@ -263,7 +263,7 @@ def own_answers(kind: str, how: str, options: argparse.Namespace) -> Iterator[tu
 def _ask(
     queries: list[str], kind: str, how: str, model: str, path: Path, options: argparse.Namespace
 ) -> Iterator[tuple[str, str]]:
-    from metaaligner_lite.llama.decode import GREEDY, Sampling
+    from metaaligner_lite.generation import GREEDY, Sampling
     from metaaligner_lite.prompts import PLAIN_DIALOGUE
 
     with open_engine(options.base, threads=options.threads) as engine, path.open("a", encoding="utf-8") as log:
@@ -310,7 +310,7 @@ def _alpaca(data: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def corrected(cases: Sequence[Case], options: argparse.Namespace) -> list[Edit]:
-    """PKU Aligner's corrections of answers of claude-3-opus, where the prompts agree; its only request is its own."""
+    """PKU GgufAligner's corrections of answers of claude-3-opus, where the prompts agree; its only request is its own."""
     source = next((model for model in _ALPACA if model.startswith("claude")), "")
     if not any(case.policy == f"alpaca/{source}" for case in cases):
         return []
@@ -443,7 +443,7 @@ def write_edits(plan: dict[str, list[Case]], options: argparse.Namespace) -> dic
     files = [options.aligner] if options.aligner else [options.base, *([options.adapter] if options.adapter else [])]
     layout = options.layout or ("conversation" if options.alone else "")
     with open_engine(files[0], adapter=options.adapter, threads=options.threads) as engine:
-        aligner = Aligner(engine, layout=layout)
+        aligner = GgufAligner(engine, layout=layout)
         name = options.name or ("self-edit by prompt" if options.alone else files[-1].stem)
         model = f"{fingerprint(*files)} {aligner.layout}"
         options.edits.parent.mkdir(parents=True, exist_ok=True)
@@ -477,7 +477,7 @@ def _mend(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-def edited(case: Case, requests: Sequence[str], aligner: Aligner) -> Iterator[dict[str, Any]]:
+def edited(case: Case, requests: Sequence[str], aligner: GgufAligner) -> Iterator[dict[str, Any]]:
     """One row for each request. Where nothing could be edited the text is the answer, and `failure` says why."""
     knows_turns = aligner.layout.startswith("conversation") or aligner.layout == "paper/hh-rlhf"
     query, history = (case.asked, case.turns) if knows_turns else (case.query, ())
@@ -501,7 +501,7 @@ def edited(case: Case, requests: Sequence[str], aligner: Aligner) -> Iterator[di
         }
 
 
-def timed(plan: dict[str, list[Case]], aligner: Aligner, most: int) -> dict[str, Any]:
+def timed(plan: dict[str, list[Case]], aligner: GgufAligner, most: int) -> dict[str, Any]:
     """Seconds of edits made alone, by policy: medians of the whole and of the time to the first token."""
     request = next(iter(plan))
     found = {}
@@ -949,7 +949,7 @@ class Report:
             yield from [*_head("", "prompts", "refused", "against unaligned, points"), *rows]
 
     def _pku(self, models: Sequence[str]) -> Iterator[str]:
-        """PKU Aligner's corrections of claude-3-opus by the same rules, which it was never asked for."""
+        """PKU GgufAligner's corrections of claude-3-opus by the same rules, which it was never asked for."""
         if not self._corrections:
             return
         found = [self._judge(edit) for edit in self._corrections]

@@ -505,3 +505,48 @@ def test_a_terminal_sees_both_texts_the_changes_and_the_account(models):
     for heading in ("answer", "aligned", "aligner: "):
         assert heading in text
     assert "Fine[31m." in text  # the escape character itself is gone
+
+
+def test_a_pipe_gets_utf8_whatever_the_locale(models, tmp_path):
+    catalogue = tmp_path / "o.toml"
+    catalogue.write_text('[smile]\ndescription = "The response should smile \U0001f642 and say é."\n', encoding="utf-8")
+    command = [sys.executable, "-m", "metaaligner_lite", "objectives", "list", "--json", "--objectives-file", catalogue]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, check=True)
+    assert "smile \U0001f642 and say é." in done.stdout.decode("utf-8")
+
+
+def test_json_is_escaped_where_the_terminal_lacks_a_character(monkeypatch):
+    from metaaligner_lite.cli.console import print_json
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json({"text": "é \U0001f642"})
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue().decode("cp1252")) == {"text": "é \U0001f642"}
+
+
+def test_a_text_that_begins_with_a_dash_gets_the_hint(align):
+    code, _, err = align("-5 degrees outside, what do I wear?", "-o", "empathy")
+    assert (code, 'needs "--" before it' in err) == (2, True)
+    assert align("-o", "empathy", "--", "-5 degrees outside, what do I wear?")[0] == 0
+
+
+def test_a_note_begins_a_line_of_its_own(models):
+    """On a terminal the answer may end in the middle of a line."""
+    from metaaligner_lite.cli.screen import Screen, Show
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    shown = Terminal()
+    old = sys.stdout, sys.stderr
+    try:
+        sys.stdout = sys.stderr = shown
+        screen = Screen(Show.both, False, several=False, streams=True, given=True)
+        screen.answer("See page")
+        screen.say("the embedded aligner")
+    finally:
+        sys.stdout, sys.stderr = old
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue()).splitlines()
+    assert lines == ["answer", "See page", "note: the embedded aligner"]
