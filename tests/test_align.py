@@ -94,7 +94,7 @@ def test_a_prompt_that_does_not_fit_keeps_the_answer_and_tells_both_numbers(alig
 def test_policy_prompt_too_long(tiny_path, aligner):
     with (
         open_engine(tiny_path, ctx_size=64, threads=1) as small,
-        pytest.raises(PromptTooLong, match="raise --ctx-size"),
+        pytest.raises(PromptTooLong, match="raise `ctx_size`"),
     ):
         align("word " * 30, "empathy", policy=GgufPolicy(small), aligner=aligner)
 
@@ -117,9 +117,9 @@ def test_layout_comes_from_the_manifest(tmp_path):
 
 
 def test_without_manifest_the_layout_must_be_named(engine):
-    with pytest.raises(UsageError, match=r"has no manifest .* --layout conversation \| conversation/brief"):
+    with pytest.raises(UsageError, match=r"has no manifest .* `layout` conversation \| conversation/brief"):
         GgufAligner(engine)
-    with pytest.raises(UsageError, match="unknown prompt layout 'pape'; expected --layout conversation"):
+    with pytest.raises(UsageError, match="unknown prompt layout 'pape'; expected `layout` conversation"):
         GgufAligner(engine, layout="pape")
 
 

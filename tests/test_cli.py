@@ -447,12 +447,17 @@ def test_help_is_instant_and_light():
             usage = resource.getrusage(resource.RUSAGE_CHILDREN)
             return usage.ru_utime + usage.ru_stime
 
-        seconds = []
-        for _ in range(5):
-            before = spent()
-            assert process("--help").returncode == 0
-            seconds.append(spent() - before)
-        assert min(seconds) < 0.3
+        def least(*command):
+            seconds = []
+            for _ in range(5):
+                before = spent()
+                subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+                seconds.append(spent() - before)
+            return min(seconds)
+
+        # Against what the libraries that draw the help take by themselves: a slow machine must not fail the test.
+        alone = least("-c", "import typer.rich_utils, rich.markdown")
+        assert least("-m", "metaaligner_lite", "--help") < 2 * alone + 0.05
 
 
 def test_aligning_loads_no_training_library(models):
