@@ -19,7 +19,9 @@ from .making import make, write
 
 def main() -> None:
     """Read, compose, write, and say what became of everything."""
-    parser = argparse.ArgumentParser(prog="python -m mal_train.corpus", description="Make the corpus of the real aligner.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mal_train.corpus", description="Make the corpus of the real aligner."
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder with hh-rlhf/, rm-bench/, rows/ ...")
     parser.add_argument("--out", type=Path, required=True, help="the rows (JSONL); others are written beside it")
     parser.add_argument("--own-answers", type=Path, help="what python -m mal_train.corpus.own_answers wrote")

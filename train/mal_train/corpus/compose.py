@@ -14,7 +14,7 @@ from typing import Any
 
 from . import defects as d
 from . import shorten
-from .courtesy import closer, courteous, opener, phrases, resource, rude, sympathetic
+from .courtesy import closer, courteous, opener, ours, phrases, resource, rude, sympathetic
 from .plain import clear, easier, plain
 from .sources import Base
 from .situations import by_message, feeling
@@ -32,7 +32,7 @@ WITHHELD = ("length", "respect", "reassurance", "specificity", "caution", "fairn
 _WEIGHTS = {
     "brevity": 0.19, "politeness": 0.15, "empathy": 0.0, "clarity": 0.09, "readability": 0.09, "simplicity": 0.04,
     "repetition": 0.10, "structure": 0.08, "positivity": 0.045, "encouragement": 0.045, "harmlessness": 0.05,
-    "helpfulness": 0.05, "honesty": 0.045, "formality": 0.035,
+    "helpfulness": 0.08, "honesty": 0.045, "formality": 0.035,
 }  # fmt: skip
 _SIZES = ((1, 2, 3, 4), (0.58, 0.24, 0.12, 0.06))
 _DEFECTS = {  # of an objective, and how often each is put in when it is asked for
@@ -108,6 +108,10 @@ def case(base: Base, seed: int) -> Case:
 
 def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
     """The edits of a case: `copies` weak answers, each asked for up to three things."""
+    if item.words <= shorten.SHORT:
+        if not d.padded(item.base.text):
+            yield Edit(f"{item.base.id}/short", item.base, item.base.text, item.base.text, ("brevity",))
+        copies = 1
     for number in range(copies):
         key = f"{seed}/{item.base.id}/{number}"
         rng = random.Random(key)
@@ -133,22 +137,29 @@ def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
             target = mended(item, units, put, request, key)
             if target is not None:
                 yield Edit(f"{item.base.id}/{number}/{turn}", item.base, weak, target, request)
-        if rng.random() < 0.45:
+        if rng.random() < 0.6:
             yield from _stays(item, units, put, key, weak, rng)
 
 
 def _stays(item: Case, units: Sequence[Unit], put: set[str], key: str, weak: str, rng: random.Random) -> Iterator[Edit]:
     """The same weak answer asked for one or two things that it has already."""
-    names = [name for name in ("brevity", "politeness", "empathy", *TRAINED[3:-1]) if mended(item, units, put, (name,), key) == weak]
-    if "empathy" in names and not item.felt and rng.random() < 0.8:
-        names.remove("empathy")
+    tried = ["brevity", "politeness", rng.choice(("clarity", "readability", "repetition")), rng.choice(TRAINED[5:-1])]
+    if item.felt or rng.random() < 0.15:
+        tried.append("empathy")
+    names = [name for name in tried if mended(item, units, put, (name,), key) == weak]
     if names:
         asked = rng.sample(names, min(len(names), rng.choice((1, 1, 2))))
-        yield Edit(f"{item.base.id}/{key.rsplit('/', 1)[-1]}/stay", item.base, weak, weak, tuple(sorted(asked, key=TRAINED.index)))
+        yield Edit(
+            f"{item.base.id}/{key.rsplit('/', 1)[-1]}/stay",
+            item.base,
+            weak,
+            weak,
+            tuple(sorted(asked, key=TRAINED.index)),
+        )
 
 
 def _lead(item: Case, rng: random.Random) -> str:
-    if item.felt and rng.random() < 0.62:
+    if item.felt and rng.random() < 0.75:
         return "empathy"
     if item.words > 60 and rng.random() < 0.25:
         return "brevity"
@@ -173,6 +184,8 @@ def _prepared(item: Case, lead: str, rng: random.Random) -> list[Unit]:
         units = d.restyled(units, rng)
     if lead in PLAIN and rng.random() < 0.22:
         units = plain(units)
+    if lead == "helpfulness" and resource(item.query) and rng.random() < 0.2:
+        units = [*units, Unit(resource(item.query), _end(units))]
     return units
 
 
@@ -181,7 +194,9 @@ def _put(lead: str, rng: random.Random) -> set[str]:
     if lead == "repetition" and not put and rng.random() < 0.6:
         put.add("repeat")
     if rng.random() < 0.35:  # something else that is wrong, too
-        other = rng.choice(("filler", "rude", "vague", "hard", "joined", "repeat", "gloomy", "boastful", "discouraging", "nasty"))
+        other = rng.choice(
+            ("filler", "rude", "vague", "hard", "joined", "repeat", "gloomy", "boastful", "discouraging", "nasty")
+        )
         put.add(other)
     if rng.random() < 0.03:
         put.add(rng.choice(("loop", "turn")))
@@ -191,7 +206,17 @@ def _put(lead: str, rng: random.Random) -> set[str]:
 def _beside(item: Case, put: set[str], rng: random.Random) -> str:
     """Another objective to ask of the same answer: one that has something to do, as a rule."""
     due = [o for name in sorted(put) for o in sorted(d.FIXED_BY[name] or ()) if o != "empathy" or item.felt]
-    pool = due * 2 + ["brevity", "brevity", "politeness", "politeness", "readability", "clarity", "structure", "formality", "repetition"]
+    pool = due * 2 + [
+        "brevity",
+        "brevity",
+        "politeness",
+        "politeness",
+        "readability",
+        "clarity",
+        "structure",
+        "formality",
+        "repetition",
+    ]
     pool += ["empathy"] * 6 if item.felt else []
     return rng.choice(pool)
 
@@ -265,7 +290,12 @@ def _brought(item: Case, found: list[Unit], wanted: set[str], rng: random.Random
     if "positivity" in wanted and not short and not _said("gloomy", "hopeful", text) and _ADVICE.search(item.query):
         found = [*found, Unit(rng.choice(table["gloomy"]["hopeful"]), _end(found))]
         done.add("positivity")
-    if "encouragement" in wanted and not short and not _said("discouraging", "courage", text) and _ADVICE.search(item.query):
+    if (
+        "encouragement" in wanted
+        and not short
+        and not _said("discouraging", "courage", text)
+        and _ADVICE.search(item.query)
+    ):
         found = [*found, Unit(rng.choice(table["discouraging"]["courage"]), _end(found))]
         done.add("encouragement")
     if "helpfulness" in wanted and (more := resource(item.query)) and more not in text:
@@ -320,8 +350,7 @@ def _satisfied(item: Case, text: str, wanted: set[str]) -> bool:
 
 
 def _remarks(group: str, units: Sequence[Unit]) -> bool:
-    ours = {normal(line) for line in phrases()[group]["whole"]}
-    return any(normal(unit.text) in ours for unit in units)
+    return any(normal(unit.text) in ours(group) for unit in units)
 
 
 def own_cases(seed: int) -> Iterator[Base]:
@@ -332,4 +361,3 @@ def own_cases(seed: int) -> Iterator[Base]:
         for copy in range(2):
             rng = random.Random(f"{seed}/situation/{number}/{copy}")
             yield Base(f"felt/{number}/{copy}", message, advice(situation, rng), "own words")
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -37,12 +37,13 @@ _SYMPATHETIC = re.compile(
     r"(?:so |really |very )?(?:happy|glad|pleased|delighted|excited|proud) (?:for|of|to hear|that) (?:you|it|this|that)?|must be (?:so |very |really )?(?:hard|proud|happy|tough|difficult|painful|thrilled))\b",
     re.I,
 )
-_QUESTION = re.compile(r"\?\s*$|^(?:what|how|why|who|when|where|which|is|are|do|does|did|can|could|should|would|will)\b", re.I)
+_QUESTION = re.compile(
+    r"\?\s*$|^(?:what|how|why|who|when|where|which|is|are|do|does|did|can|could|should|would|will)\b", re.I
+)
 _REQUEST = re.compile(
     r"^(?:please |can you |could you |would you |will you |i need (?:you|help|a|some|to)|i want (?:you|to|a)|i'd like|i would like|help|tell|give|write|list|explain|show|describe|make|create|find|suggest|name|let's|provide|recommend|summarize|teach|walk me)",
     re.I,
 )
-_FIXED = ("filler", "rude", "nasty", "vague", "gloomy", "discouraging", "boastful", "dismissive")
 
 
 @cache
@@ -50,45 +51,61 @@ def phrases() -> dict[str, dict[str, Any]]:
     """phrases.toml, its blocks as tuples of lines."""
     text = (files(__package__) / "phrases.toml").read_text(encoding="utf-8")
     return {
-        group: {key: tuple(line for line in value.splitlines() if line.strip()) if "\n" in value else value for key, value in table.items()}
+        group: {
+            key: tuple(line for line in value.splitlines() if line.strip()) if "\n" in value else value
+            for key, value in table.items()
+        }
         for group, table in tomllib.loads(text).items()
     }
 
 
 @cache
-def _ours(group: str) -> frozenset[str]:
+def ours(group: str) -> frozenset[str]:
+    """Our own lines of a group of phrases.toml, for telling them again."""
     return frozenset(normal(line) for lines in phrases()[group].values() for line in lines)
 
 
+@lru_cache(maxsize=50_000)
 def courteous(text: str) -> bool:
     """Whether a sentence holds courtesy."""
     return bool(_COURTEOUS.search(text))
 
 
+@lru_cache(maxsize=50_000)
 def opening(text: str) -> bool:
     """Whether a sentence is a courtesy or nothing but praise of the question."""
-    return bool(_OPENING.match(text.strip())) or (courteous(text) and count(text) <= 14 and not text.rstrip().endswith(":"))
+    return bool(_OPENING.match(text.strip())) or (
+        courteous(text) and count(text) <= 14 and not text.rstrip().endswith(":")
+    )
 
 
+@lru_cache(maxsize=50_000)
 def closing(text: str) -> bool:
     """Whether a sentence closes the talk: offers more, hopes that it helped."""
     return bool(_CLOSING.match(text.strip()))
 
 
+@lru_cache(maxsize=50_000)
 def filler(text: str) -> bool:
     """Whether a sentence says nothing of the matter."""
     bare = text.strip()
-    return normal(bare) in _ours("filler") or bool(_FILLER.match(bare)) or (bool(_OPENING.match(bare)) and not courteous(bare))
+    return (
+        normal(bare) in ours("filler")
+        or bool(_FILLER.match(bare))
+        or (bool(_OPENING.match(bare)) and not courteous(bare))
+    )
 
 
+@lru_cache(maxsize=50_000)
 def sympathetic(text: str) -> bool:
     """Whether a text acknowledges a feeling."""
     return bool(_SYMPATHETIC.search(text))
 
 
+@lru_cache(maxsize=50_000)
 def rude(text: str) -> bool:
     """Whether a sentence is one of our rude or nasty remarks."""
-    return normal(text) in _ours("rude") | _ours("nasty")
+    return normal(text) in ours("rude") or normal(text) in ours("nasty")
 
 
 def kind(query: str) -> str:
@@ -112,7 +129,11 @@ def closer(rng: random.Random) -> str:
 def rude_remark(rng: random.Random) -> str:
     """A rude sentence, whole or put together."""
     table = phrases()["rude"]
-    return str(rng.choice(table["whole"])) if rng.random() < 0.6 else f"{rng.choice(table['starts'])} {rng.choice(table['claims'])}"
+    return (
+        str(rng.choice(table["whole"]))
+        if rng.random() < 0.6
+        else f"{rng.choice(table['starts'])} {rng.choice(table['claims'])}"
+    )
 
 
 def resource(query: str) -> str:

@@ -50,6 +50,8 @@ def worse(units: Sequence[Unit], defects: Iterable[str], seed: str) -> list[Unit
             found.append(own[number])
         for place, unit in placed:
             if place == number:
+                if number >= 0 and own[number].text[-1:] not in ".!?\"')*" and " " in unit.lead:
+                    unit = replace(unit, lead="\n\n")
                 if number == -1 and own and not found:
                     unit = replace(unit, lead="\n\n")
                 found.append(unit)
@@ -76,7 +78,8 @@ def fixed(defects: Iterable[str], requested: Iterable[str]) -> set[str]:
 def _gaps(own: Sequence[Unit]) -> list[int]:
     """Where a sentence may be put in without parting a list from its introduction."""
     gaps = [-1] if own and not own[0].item else []
-    return gaps + [i for i, unit in enumerate(own) if not unit.text.endswith(":") and not unit.heading]
+    whole = [i for i, unit in enumerate(own) if unit.text.rstrip("\"')*")[-1:] in {".", "!", "?"} and not unit.heading]
+    return gaps + sorted({*whole, len(own) - 1})
 
 
 def _aside(lines: Sequence[str], most: int, name: str) -> Callable[[Sequence[Unit], random.Random], Placed]:
@@ -116,7 +119,7 @@ def _vague(own: Sequence[Unit], rng: random.Random) -> Placed:
 
 def _repeat(own: Sequence[Unit], rng: random.Random) -> Placed:
     """Sentences said again, at once or later; sometimes a whole paragraph."""
-    said = [i for i, u in enumerate(own) if not u.heading and not u.text.endswith((":", "?")) and count(u.text) >= 4]
+    said = [i for i, u in enumerate(own) if not u.heading and u.text.endswith((".", "!")) and count(u.text) >= 4]
     if not said:
         return []
     if len(own) >= 3 and rng.random() < 0.25:
@@ -128,7 +131,7 @@ def _repeat(own: Sequence[Unit], rng: random.Random) -> Placed:
     for i in rng.sample(said, min(len(said), rng.choice((1, 1, 2, 3)))):
         text = MARKER.sub("", own[i].text)
         later = rng.choice((i, i, min(i + 1, len(own) - 1), len(own) - 1))
-        if own[later].text.endswith(":") or own[later].heading:
+        if not own[later].text.endswith((".", "!")) or own[later].heading:
             later = i
         start = rng.choice(("", "", "", "As I said, ", "Again, "))
         tail = lower_first(text) if start else None
@@ -151,7 +154,13 @@ def _turn(rng: random.Random) -> list[Unit]:
     name = rng.choice(("Human", "Human", "User"))
     found = [Unit(f"{name}: {said}", "\n\n", "turn")]
     if rng.random() < 0.6:
-        found.append(Unit(f"Assistant: {rng.choice(('You are welcome!', 'Sure. What would you like to know?', 'Of course.'))}", "\n\n", "turn"))
+        found.append(
+            Unit(
+                f"Assistant: {rng.choice(('You are welcome!', 'Sure. What would you like to know?', 'Of course.'))}",
+                "\n\n",
+                "turn",
+            )
+        )
     return found
 
 
@@ -216,7 +225,10 @@ def itemized(units: Sequence[Unit]) -> list[Unit] | None:
     for number, chunk in enumerate(chunks, 1):
         first, *others = chunk
         lead = "\n\n" if number == 1 else "\n"
-        found += [replace(first, text=f"{number}. {upper_first(first.text)}", lead=lead), *(replace(u, lead=" ") for u in others)]
+        found += [
+            replace(first, text=f"{number}. {upper_first(first.text)}", lead=lead),
+            *(replace(u, lead=" ") for u in others),
+        ]
     return tidy([*found, *(replace(u, lead="\n\n" if i == 0 else " ") for i, u in enumerate(after))])
 
 
@@ -243,7 +255,7 @@ def repeats(units: Sequence[Unit]) -> bool:
 
 
 _CONTRACTED = (
-    (r"\bcan't\b", "cannot"), (r"\bwon't\b", "will not"), (r"\bshan't\b", "shall not"), (r"\b(\w+)n't\b", r"\1 not"),
+    (r"\bcan't\b", "cannot"), (r"\bwon't\b", "will not"), (r"\bshan't\b", "shall not"), (r"\b(is|are|was|were|do|does|did|has|have|had|could|would|should|must|need|Is|Are|Do|Does|Did|Have|Has)n't\b", r"\1 not"),
     (r"\b(I)'m\b", r"\1 am"), (r"\b(you|we|they|You|We|They)'re\b", r"\1 are"), (r"\b(I|you|we|they|You|We|They)'ve\b", r"\1 have"),
     (r"\b(\w+)'ll\b", r"\1 will"), (r"\b(it|that|there|here|what|he|she|It|That|There|Here|What|He|She)'s\b(?! (?:been|got|had|become|made|gone|always))", r"\1 is"),
     (r"\b([Ll]et)'s\b", r"\1 us"), (r"\b(I|you|we|they|You|We|They)'d (like|love|recommend|suggest|be|have|need|want|say|try)\b", r"\1 would \2"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections import Counter, defaultdict
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .compose import HEADLINES, TRAINED, WITHHELD, Edit, case, edits, own_cases
 from .sources import LEFT, SOURCES, Base, Excluded, Source, dump, excluded, own_answers, read
 from .texts import count, normal
 
+_LISTED = re.compile(r"\n\s*(?:[-*•]|\d+[.)]) ")
 _STAYS = 0.18  # of the edits of each objective
 _SHARES = {  # of the edits, at most; what is left over of one is given to none
     "brevity": 0.25, "politeness": 0.24, "empathy": 0.15, "clarity": 0.12, "readability": 0.13, "simplicity": 0.08,
@@ -55,57 +57,62 @@ def make(data: Path, *, own: Path | None = None, size: int = 10_000, seed: int =
         accounts.append((source, account))
         bases += found
     bases += own_cases(seed)
-    found_edits = list(_all(bases, seed))
-    if not found_edits:
+    chosen = balanced(_all(bases, seed), size)
+    if not chosen:
         raise DataError("no edit could be made of the data; is --data the right folder?")
-    return Corpus(tuple(balanced(found_edits, size, seed)), tuple(accounts), kept_out)
+    return Corpus(tuple(chosen), tuple(accounts), kept_out)
 
 
 def _all(bases: Sequence[Base], seed: int) -> Iterator[Edit]:
-    for base in bases:
+    """The edits of all bases, the rare kinds of text first, the others in an order that the seed draws."""
+
+    def order(base: Base) -> tuple[bool, bytes]:
+        common = base.source.startswith("hh-rlhf") and not _LISTED.search(base.text)
+        return common, hashlib.sha256(f"{seed}/{base.id}".encode()).digest()
+
+    for base in sorted(bases, key=order):
         rng = random.Random(f"{seed}/base/{base.id}")
         if base.objectives == ("harmlessness",):
             yield from special.refusals(base, seed)
         elif base.objectives:
             yield from special.given(base)
-        elif base.source == "hh-rlhf harmless" and (special.refuses(base.text) or special.harmful(base.query)):
+        elif base.source == "hh-rlhf harmless" and (
+            base.history or special.harmful(base.query + base.text) or special.refuses(base.text)
+        ):
             yield from special.refusals(base, seed)
         else:
             item = case(base, seed)
-            yield from edits(item, seed, 4 if base.source.startswith("SmolLM2") else 3 if item.felt else 1 if "harmless" in base.source else 2)
+            yield from edits(
+                item, seed, 4 if base.source.startswith("SmolLM2") else 1 if base.source == "own words" else 2
+            )
             if rng.random() < 0.14 and not item.felt:
                 yield from special.instructed(base, seed)
             if rng.random() < 0.12:
                 yield from special.ties(base, seed)
 
 
-def balanced(found: Iterable[Edit], size: int, seed: int) -> list[Edit]:
+def balanced(found: Iterable[Edit], size: int) -> list[Edit]:
     """As many edits as asked for: each objective up to its share, a fixed part of each being answers that stay.
 
-    Edits of one weak answer are taken or left together as far as the shares allow, for they are read at one price.
+    Taken as they come, until there are enough.
     """
-    groups: dict[str, list[Edit]] = defaultdict(list)
-    for edit in found:
-        groups[edit.id.rsplit("/", 1)[0]].append(edit)
-    order = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
     taken: Counter[str] = Counter()
     stayed: Counter[str] = Counter()
     chosen: list[Edit] = []
     seen: set[tuple[str, str, tuple[str, ...]]] = set()
-    for key in order:
-        for edit in groups[key]:
-            mark = (normal(edit.base.query), edit.weak, edit.objectives)
-            if len(chosen) >= size or mark in seen:
-                continue
-            if any(taken[o] >= _SHARES[o] * size for o in edit.objectives):
-                continue
-            if edit.stays and any(stayed[o] >= _STAYS * (taken[o] + 8) for o in edit.objectives):
-                continue
-            seen.add(mark)
-            chosen.append(edit)
-            taken.update(edit.objectives)
-            if edit.stays:
-                stayed.update(edit.objectives)
+    for edit in found:
+        if len(chosen) >= size:
+            break
+        mark = (normal(edit.base.query), edit.weak, edit.objectives)
+        if mark in seen or any(taken[o] >= _SHARES[o] * size for o in edit.objectives):
+            continue
+        if edit.stays and any(stayed[o] >= _STAYS * (taken[o] + 8) for o in edit.objectives):
+            continue
+        seen.add(mark)
+        chosen.append(edit)
+        taken.update(edit.objectives)
+        if edit.stays:
+            stayed.update(edit.objectives)
     return chosen
 
 
@@ -165,7 +172,9 @@ def report(corpus: Corpus) -> Iterator[str]:
             stay, alone = _share(its, lambda e: e.stays), _share(its, lambda e: len(e.objectives) == 1)
             weak, target = (median(count(text) for text in texts) for texts in zip(*((e.weak, e.target) for e in changed), strict=True))  # fmt: skip
             yield f"{name:<22}{len(its):>7,}{stay:>6.0%}{alone:>7.0%}{sum(e.tie for e in its):>6}{weak:>6.0f}{target:>8.0f}"
-    tokens = sum(count(e.target) for e in total) + sum(count(w) + count(q) for q, w in {(e.base.query, e.weak) for e in total})
+    tokens = sum(count(e.target) for e in total) + sum(
+        count(w) + count(q) for q, w in {(e.base.query, e.weak) for e in total}
+    )
     headline = _share(total, lambda e: bool(set(e.objectives) & set(HEADLINES)))
     prefixes = len({(e.base.query, e.weak) for e in total})
     turns = _share(total, lambda e: bool(e.base.history))

@@ -50,7 +50,9 @@ def queries(data: Path, seed: int) -> list[Asked]:
     rng = random.Random(seed)
     for group in (single, several, felt):
         rng.shuffle(group)
-    return [ask for group in zip(single, several, felt, single[len(felt) :], strict=False) for ask in group] + single[2 * len(felt) :]
+    return [ask for group in zip(single, several, felt, single[len(felt) :], strict=False) for ask in group] + single[
+        2 * len(felt) :
+    ]
 
 
 def answers(model: Path, asked: list[Asked], minutes: float, threads: int) -> Iterator[dict[str, object]]:
@@ -64,7 +66,9 @@ def answers(model: Path, asked: list[Asked], minutes: float, threads: int) -> It
             batch = asked[start : start + _BATCH]
             greedy = start // _BATCH % 2 == 0
             sampling = GREEDY if greedy else Sampling(temperature=0.7, seed=start)
-            prompts = [chat_prompt([*(Message(r, c) for r, c in a.history), Message("user", a.query)], template) for a in batch]  # type: ignore[arg-type]
+            prompts = [
+                chat_prompt([*(Message(r, c) for r, c in a.history), Message("user", a.query)], template) for a in batch
+            ]  # type: ignore[arg-type]
             for ask, made in zip(batch, engine.run(prompts, max_tokens=_MOST, sampling=sampling), strict=True):
                 history = [{"role": role, "content": content} for role, content in ask.history]
                 yield {"id": ask.id, "query": ask.query, "history": history, "text": made.text, "ended": made.counts.written < _MOST, "greedy": greedy}  # fmt: skip
@@ -72,7 +76,9 @@ def answers(model: Path, asked: list[Asked], minutes: float, threads: int) -> It
 
 def main() -> None:
     """Write the answers, one JSON object a line."""
-    parser = argparse.ArgumentParser(prog="python -m mal_train.corpus.own_answers", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m mal_train.corpus.own_answers", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 
 from ..scorers import reading_ease
-from .texts import MARKER, Unit, count, join, lower_first, upper_first
+from .texts import MARKER, Unit, count, join, lower_first, split, upper_first
 
 # Where a sentence can be parted without a word too many: before what can stand as a sentence.
 _SUBJECT = r"(?:it|they|you|we|this|there|these|he|she|I|it's|they're|you're|you'll|there's|I'm|I'd|that (?:is|was|will|can|means))\b"
@@ -20,7 +20,7 @@ _PARTINGS = (
     (re.compile(rf"[,;] but (?={_SUBJECT})"), "But "),
     (re.compile(rf", so (?={_SUBJECT})(?!that\b)"), "So "),
     (re.compile(rf",? because (?={_SUBJECT})"), "This is because "),
-    (re.compile(r"; (?:however|moreover|furthermore|additionally|in addition|nevertheless),? "), ""),
+    (re.compile(r"; (?:however|moreover|furthermore|additionally|in addition|nevertheless|also|but),? "), ""),
     (re.compile(rf"; (?={_SUBJECT}|the |a )"), ""),
     (re.compile(r", which (?=(?:is|can|will|means|makes|helps|has|may|could|would|allows|causes|gives)\b)"), "This "),
     (re.compile(r", which (?=are\b)"), "These "),
@@ -43,7 +43,7 @@ def _pairs(name: str) -> dict[str, str]:
 @cache
 def _plain() -> re.Pattern[str]:
     choices = "|".join(re.escape(old) for old in sorted(_pairs("plain"), key=len, reverse=True))
-    return re.compile(rf"\b(?:(an?) )?({choices})\b(?![-'’])", re.IGNORECASE)
+    return re.compile(rf"(?<![-'’])\b(?:(an?) )?({choices})\b(?![-'’])", re.IGNORECASE)
 
 
 @cache
@@ -117,7 +117,7 @@ def part(sentence: str) -> list[str]:
         for match in pattern.finditer(sentence):
             first, second = count(sentence[: match.start()]), count(sentence[match.end() :])
             early = re.match(r"(?:if|when|while|although|because|as|since|after|before|that|whether)\b", sentence, re.I)
-            if first < 5 or second < 4 or (early and "," not in sentence[: match.start()]):
+            if first < 3 or second < 3 or (early and "," not in sentence[: match.start()]):
                 continue
             if best is None or abs(first - second) < best[0]:
                 best = (abs(first - second), match, opening)
@@ -145,7 +145,7 @@ def plain(units: Sequence[Unit]) -> list[Unit]:
 def clear(text: str) -> bool:
     """Whether a text is easy to read as it is: few hard words, short sentences, a fair reading ease."""
     length = count(text)
-    return hard_words(text) <= max(1, length // 60) and reading_ease(text) >= 60
+    return sum(hard_words(unit.text) for unit in split(text)) <= max(1, length // 60) and reading_ease(text) >= 60
 
 
 def joined(units: Sequence[Unit], rng: random.Random) -> list[Unit]:
@@ -165,7 +165,9 @@ def joined(units: Sequence[Unit], rng: random.Random) -> list[Unit]:
             and not unit.origin
             and rng.random() < 0.75
         ):
-            found[-1] = before.worded(before.text[:-1] + rng.choice([j for j in _JOINTS if ";" in j or re.match(_SUBJECT, tail)]) + tail)
+            found[-1] = before.worded(
+                before.text[:-1] + rng.choice([j for j in _JOINTS if ";" in j or re.match(_SUBJECT, tail)]) + tail
+            )
             links += 1
         else:
             found.append(unit)
@@ -176,7 +178,9 @@ def joined(units: Sequence[Unit], rng: random.Random) -> list[Unit]:
 def easier(before: Sequence[Unit], after: Sequence[Unit]) -> bool:
     """Whether a rewriting gained enough to be worth learning."""
     old, new = join(before), join(after)
-    changed = hard_words(old) - hard_words(new) + len(after) - len(before)
+    changed = (
+        sum(hard_words(u.text) for u in before) - sum(hard_words(u.text) for u in after) + len(after) - len(before)
+    )
     return changed >= 2 and reading_ease(new) >= reading_ease(old) + 3
 
 

@@ -25,7 +25,13 @@ _CONNECTIVE = re.compile(
     r"in conclusion|ultimately|finally|similarly|of course|in general|as well),? ",
     re.I,
 )
-_EXAMPLE = re.compile(r"(?:for example|for instance|in conclusion|overall|in summary|in short|remember|likewise)\b", re.I)
+_EXAMPLE = re.compile(
+    r"(?:for example|for instance|in conclusion|overall|in summary|in short|remember|likewise)\b", re.I
+)
+_CLAUSE = re.compile(
+    r"(?:, (?:so|since|because|as|which|who|while|although|though|but|for|including|such as|especially|whether|even if|or)|,? (?:because|so that|in order to)) "
+)
+_URGENT = re.compile(r"\b(?:emergency|crisis|ending your life|suicid|911)\b", re.I)
 _PADDING = (
     (re.compile(r"\b(?:it is|it's) (?:also )?(?:important|worth|useful|good|helpful) (?:to note|noting|to know|to mention|to remember|to point out) that "), ""),
     (re.compile(r"\b(?:please note|keep in mind|note|remember) that ", re.I), ""),
@@ -50,9 +56,11 @@ def shorten(units: Sequence[Unit], query: str) -> list[Unit] | None:
     if not bare:
         return None
     if count(bare) > 0.6 * whole and count(bare) >= 24:
-        bare = _cut_list(bare, query) if sum(unit.item for unit in bare) >= 3 else _cut_prose(bare, query)
+        bare = _cut_list(bare) if sum(unit.item for unit in bare) >= 3 else _cut_prose(bare, query)
     length = count(bare)
-    return bare if _LEAST * whole <= length <= _MOST * whole or (_LEAST / 3 * whole <= length and length >= 20) else None
+    return (
+        bare if _LEAST * whole <= length <= _MOST * whole or (_LEAST / 3 * whole <= length and length >= 20) else None
+    )
 
 
 def unpadded(units: Sequence[Unit]) -> list[Unit]:
@@ -76,6 +84,7 @@ def unpadded(units: Sequence[Unit]) -> list[Unit]:
 def _cut_prose(units: Sequence[Unit], query: str) -> list[Unit]:
     whole = count(units)
     scores = _scores(units, query)
+    scores = [score + 2 * bool(_URGENT.search(unit.text)) for score, unit in zip(scores, units, strict=True)]
     starts = [number for number, unit in enumerate(units) if not courteous(unit.text) and not sympathetic(unit.text)]
     kept = {number for number in range(len(units)) if number not in starts and count(units[number].text) <= 20}
     first = starts[0] if starts else 0
@@ -108,13 +117,17 @@ def _scores(units: Sequence[Unit], query: str) -> list[float]:
         hits = len(bag & asked) / (len(asked) + 2)
         early = 0.35 if "\n" in unit.lead else 0.0
         late = 0.25 * number / len(units)
-        penalty = 0.4 * bool(_EXAMPLE.match(unit.text)) + 0.15 * bool(_DEPENDENT.match(unit.text)) + 0.3 * unit.text.endswith("?")
+        penalty = (
+            0.4 * bool(_EXAMPLE.match(unit.text))
+            + 0.15 * bool(_DEPENDENT.match(unit.text))
+            + 0.3 * unit.text.endswith("?")
+        )
         scores.append(shared + hits + early - late - penalty + 0.1 * bool(re.search(r"\d", unit.text)))
     return scores
 
 
-def _cut_list(units: Sequence[Unit], query: str) -> list[Unit]:
-    """A list keeps the first sentence of its items and loses the talk around it; then its least central items."""
+def _cut_list(units: Sequence[Unit]) -> list[Unit]:
+    """A list keeps the first sentence of its items and loses the talk around it; then its clauses, then its last items."""
     whole = count(units)
     groups = paragraphs(units)
     listed = [number for number, group in enumerate(groups) if group[0].item]
@@ -125,21 +138,50 @@ def _cut_list(units: Sequence[Unit], query: str) -> list[Unit]:
         elif number < listed[0]:
             polite = [u for u in group if (courteous(u.text) or sympathetic(u.text)) and not u.text.endswith(":")]
             rest = [u for u in group if u not in polite]
-            keeps = polite + (rest[:1] if rest and rest[0].text.endswith(":") else rest[:1] + [u for u in rest[1:] if u.text.endswith(":")])
+            keeps = polite + (
+                rest[:1]
+                if rest and rest[0].text.endswith(":")
+                else rest[:1] + [u for u in rest[1:] if u.text.endswith(":")]
+            )
             if keeps:
                 kept.append([keeps[0].worded(keeps[0].text), *keeps[1:]])
         elif number <= listed[-1]:
             kept.append(group[:1])
     found = [unit for group in kept for unit in _led(group)]
-    items = [number for number, unit in enumerate(found) if unit.item]
-    scores = _scores(found, query)
-    while count(found) > 0.64 * whole and len(items) > 3:
-        worst = min(items[1:], key=lambda i: scores[i])
-        drop = {worst} | {i for i in range(worst + 1, len(found)) if not any("\n" in u.lead for u in found[worst + 1 : i + 1])}
-        scores = [score for i, score in enumerate(scores) if i not in drop]
-        found = [unit for i, unit in enumerate(found) if i not in drop]
-        items = [number for number, unit in enumerate(found) if unit.item]
-    return tidy(found)
+    if count(found) > 0.66 * whole:
+        found = [unit.worded(_main_clause(unit.text)) if unit.item else unit for unit in found]
+    while count(found) > 0.66 * whole:
+        items = [number for number, unit in enumerate(found) if unit.item and not _URGENT.search(unit.text)]
+        if len(items) <= 2:
+            break
+        last = items[-1]
+        beyond = next((i for i in range(last + 1, len(found)) if "\n" in found[i].lead), len(found))
+        found = found[:last] + found[beyond:]
+    return tidy(_introducing(found))
+
+
+def _main_clause(text: str) -> str:
+    """A sentence without the reason or detail that follows its comma."""
+    match = _CLAUSE.search(text)
+    if not match or count(text[: match.start()]) < 4 or text.count("(") or text.rstrip()[-1:] not in ".!":
+        return text
+    return text[: match.start()] + "."
+
+
+def _introducing(units: Sequence[Unit]) -> list[Unit]:
+    """Without introductions and headings that nothing follows any more."""
+    return [
+        unit
+        for number, unit in enumerate(units)
+        if not (unit.heading or unit.text.endswith(":"))
+        or (number + 1 < len(units) and not (units[number + 1].heading and not unit.heading))
+        and not (
+            unit.text.endswith(":")
+            and not unit.item
+            and not units[number + 1].item
+            and units[number + 1].text.endswith(":")
+        )
+    ]
 
 
 def _led(group: Sequence[Unit]) -> list[Unit]:

@@ -51,7 +51,12 @@ _FELT = (
     (re.compile(r"\bmakes me (?:so |very |really |feel )*(sad|lonely|anxious|nervous|angry|depressed|uncomfortable|upset)\b", re.I), "I'm sorry that this makes you feel {0}."),
     (re.compile(r"\bI(?:'m| am)? (?:really )?miss(?:ing)? my (\w+)\b(?! \w+ing)", re.I), "I understand that you miss your {0}."),
 )  # fmt: skip
-_FELT_SECOND = ("That must be hard.", "That sounds really hard.", "It is natural to feel that way.", "I can understand how hard that is.")
+_FELT_SECOND = (
+    "That must be hard.",
+    "That sounds really hard.",
+    "It is natural to feel that way.",
+    "I can understand how hard that is.",
+)
 
 
 @cache

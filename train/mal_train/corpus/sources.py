@@ -145,6 +145,8 @@ def usable(text: str) -> str:
         return "an answer with another turn in it"
     if not re.search(r"[.!?][\"')”’*]*$", text.strip()) and not _bare_list(text):
         return "an answer that breaks off"
+    if text.count("(") > len(re.findall(r"\)", text)):
+        return "an answer that breaks off"
     if "```" in text or "|" in text or "http" in text or re.search(r"[{}<>\\]", text):
         return "code, tables or addresses"
     if sum(ord(c) > 127 and c not in "’‘“”–—…éèñüöä°½¼•£€" for c in text) > 2:
@@ -235,12 +237,18 @@ def _rm_safety(path: Path, source: Source, account: Account) -> Iterator[Base]:
         if not refusal or not comply or count(comply) > _LONGEST:
             account.refuse("no refusal, or a compliance too short or long", where)
         else:
-            yield Base(f"rm-safe/{record['id']}", clean(record["prompt"]), refusal, source.name, (), comply, ("harmlessness",))
+            yield Base(
+                f"rm-safe/{record['id']}", clean(record["prompt"]), refusal, source.name, (), comply, ("harmlessness",)
+            )
 
 
 def _vicuna(path: Path, source: Source, account: Account) -> Iterator[Base]:
     for where, record in _records(path, account):
-        match = re.search(r"instruction to evaluate:\s*(.*?)\s*###Response to evaluate:\s*(.*?)\s*###Reference", str(record["instruction"]), re.S | re.I)
+        match = re.search(
+            r"instruction to evaluate:\s*(.*?)\s*###Response to evaluate:\s*(.*?)\s*###Reference",
+            str(record["instruction"]),
+            re.S | re.I,
+        )
         scores = record.get("gpt4_score")
         if not match or not scores or min(scores) < 4:
             account.refuse("scores under 4, or no answer in the prompt", where)
@@ -263,10 +271,8 @@ def _safety(path: Path, source: Source, account: Account) -> Iterator[Base]:
 
 
 _FROM_MIX = {  # the parts of real-mix that are an edit more than a new text, and at most so many of each
-    "onestopenglish": 260,
-    "wikisplit": 200,
-    "truthfulqa": 160,
-    "finegrained-rlhf": 120,
+    "onestopenglish": 200,
+    "truthfulqa": 150,
     "llmbar": 60,
     "medical-plain-language": 20,
 }
@@ -277,7 +283,7 @@ def _mix(path: Path, source: Source, account: Account) -> Iterator[Base]:
     for where, record in _records(path, account):
         part, answers = record["source"], record["answers"]
         if part not in _FROM_MIX:
-            account.refuse(f"{part}: teaches other people's style, or is read from its own folder", where)
+            account.refuse(f"{part}: another style, changed facts, or read from its own folder", where)
         elif record["split"] != "train":
             account.refuse("held out by its maker", where)
         elif used[part] >= _FROM_MIX[part]:
@@ -346,7 +352,13 @@ LEFT = {
 
 def own_answers(path: Path) -> Source:
     """The source that `python -m mal_train.corpus.own_answers` made."""
-    return Source("SmolLM2's own answers", (path.name,), "Apache-2.0", "SmolLM2-135M-Instruct, python -m mal_train.corpus.own_answers", _own)
+    return Source(
+        "SmolLM2's own answers",
+        (path.name,),
+        "Apache-2.0",
+        "SmolLM2-135M-Instruct, python -m mal_train.corpus.own_answers",
+        _own,
+    )
 
 
 def open_text(path: Path) -> str:

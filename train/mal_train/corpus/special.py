@@ -68,9 +68,16 @@ def instructed(base: Base, seed: int) -> Iterator[Edit]:
             options.append(((f"Answer in {words}.", f"Please use only {words}.", f"In {words}, please."), short))
         listed = d.itemized(units)
         if listed:
-            options.append((("Write it as a numbered list.", "Please answer with a numbered list.", "Use numbered points."), join(listed)))
+            options.append(
+                (
+                    ("Write it as a numbered list.", "Please answer with a numbered list.", "Use numbered points."),
+                    join(listed),
+                )
+            )
     name, ending, start = rng.choice(_NAMES), rng.choice(_ENDINGS), rng.choice(_STARTS)
-    options.append(((f"Begin with my name, {name}.", f"Start your answer with my name: {name}."), f"{name}, {_lowered(base.text)}"))
+    options.append(
+        ((f"Begin with my name, {name}.", f"Start your answer with my name: {name}."), f"{name}, {_lowered(base.text)}")
+    )
     options.append(((f'End with "{ending}"', f'Please end your answer with "{ending}"'), f"{base.text} {ending}"))
     options.append(((f'Begin your answer with "{start}"', f'Start with "{start}"'), f"{start} {base.text}"))
     asks, target = rng.choice(options)

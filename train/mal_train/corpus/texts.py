@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 MARKER = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
 _NUMBER = re.compile(r"^\s*(\d{1,2})([.)])\s+")
@@ -46,9 +47,15 @@ def words(text: str) -> list[str]:
 
 def count(text: str | Sequence[Unit]) -> int:
     """How many words."""
-    return len(_WORD.findall(text if isinstance(text, str) else join(text)))
+    return _count(text) if isinstance(text, str) else sum(_count(unit.text) for unit in text)
 
 
+@lru_cache(maxsize=200_000)
+def _count(text: str) -> int:
+    return len(_WORD.findall(text))
+
+
+@lru_cache(maxsize=200_000)
 def normal(text: str) -> str:
     """What stays of a text for comparing two: letters and digits, lower case."""
     return " ".join(words(text.replace("’", "'")))
