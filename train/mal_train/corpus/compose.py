@@ -9,15 +9,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from . import defects as d
 from . import shorten
-from .courtesy import closer, courteous, opener, ours, phrases, resource, rude, sympathetic
+from .courtesy import closer, closing, courteous, opener, ours, phrases, resource, rude, sympathetic
+from .edit import Case, Edit
 from .plain import clear, easier, plain
-from .sources import Base
-from .situations import by_message, feeling
 from .texts import Unit, count, join, normal, split
 
 PLAIN = ("clarity", "readability", "simplicity")
@@ -26,7 +23,17 @@ TRAINED = (
     "encouragement", "harmlessness", "helpfulness", "honesty", "formality", "instruction following",
 )  # fmt: skip
 HEADLINES = ("brevity", "politeness", "empathy", "clarity", "readability", "repetition")
-WITHHELD = ("length", "respect", "reassurance", "specificity", "caution", "fairness", "humor", "neutrality", "professionalism")  # fmt: skip
+WITHHELD = (
+    "length",
+    "respect",
+    "reassurance",
+    "specificity",
+    "caution",
+    "fairness",
+    "humor",
+    "neutrality",
+    "professionalism",
+)
 
 # How often an objective leads a request; those asked beside it are drawn by the same weights.
 _WEIGHTS = {
@@ -49,61 +56,11 @@ _DEFECTS = {  # of an objective, and how often each is put in when it is asked f
     "honesty": {"boastful": 1.0},
 }
 _LONGEST = 300  # words of history, query and weak answer
-_ADVICE = re.compile(r"\b(?:how (?:do|can|to|should|would)|what should i|help me|i want to|i need to|i'm trying|learn|tips|advice|ways to|ideas for|get better|start)\b", re.I)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A base ready for the rules: its units, and the sentences that acknowledge a feeling in its query."""
-
-    base: Base
-    units: tuple[Unit, ...]
-    felt: str = ""
-    words: int = 0
-
-    @property
-    def query(self) -> str:
-        """The message answered."""
-        return self.base.query
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """One row to be: `weak` and `target` are the same where the answer is good as it is."""
-
-    id: str
-    base: Base
-    weak: str
-    target: str
-    objectives: tuple[str, ...]
-    tie: bool = False
-
-    @property
-    def stays(self) -> bool:
-        """Whether the answer is to be written again word for word."""
-        return self.weak == self.target
-
-    def row(self) -> dict[str, Any]:
-        """The row that `mal train-lora` reads."""
-        row: dict[str, Any] = {"id": self.id, "query": self.base.query}
-        if self.base.history:
-            row["history"] = [{"role": role, "content": content} for role, content in self.base.history]
-        if self.stays:
-            row["answers"] = [{"text": self.weak, "ratings": {}, "good": list(self.objectives)}]
-        else:
-            low = 1 if self.tie else 0
-            row["answers"] = [
-                {"text": self.weak, "ratings": dict.fromkeys(self.objectives, low)},
-                {"text": self.target, "ratings": dict.fromkeys(self.objectives, 1)},
-            ]
-        return row
-
-
-def case(base: Base, seed: int) -> Case:
-    """A base as the rules take it."""
-    units = tuple(split(base.text))
-    felt = feeling(base.query, random.Random(f"{seed}/felt/{base.query}"))
-    return Case(base, units, felt, count(base.text))
+_ADVICE = re.compile(
+    r"\b(?:how (?:do|can|to|should|would)|what should i|help me|i want to|i need to|"
+    r"i'm trying|learn|tips|advice|ways to|ideas for|get better|start)\b",
+    re.I,
+)
 
 
 def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
@@ -178,7 +135,7 @@ def _prepared(item: Case, lead: str, rng: random.Random) -> list[Unit]:
         units = d.sober(units)
         if units and rng.random() < (0.2 if lead == "empathy" else 0.35):
             units = _opened(units, item.felt)
-    if lead == "structure" and rng.random() < 0.75 or rng.random() < 0.03:
+    if (lead == "structure" and rng.random() < 0.75) or rng.random() < 0.03:
         units = d.flat(units)
     elif lead != "structure" and rng.random() < 0.4:
         units = d.restyled(units, rng)
@@ -256,15 +213,14 @@ def mended(item: Case, units: Sequence[Unit], put: set[str], request: Sequence[s
     if "formality" in wanted and d.contracted(join(found)):
         found = d.formal(found)
         done.add("formality")
-    if "brevity" in wanted:
-        if count(before) >= shorten.SHORT:
-            if len(cut := shorten.unpadded(found)) and count(cut) <= 0.6 * count(before):
-                found = cut
-            elif (cut2 := shorten.shorten(found, item.query)) and count(cut2) <= 0.72 * count(before):
-                found = cut2
-            else:
-                return None
-            done.add("brevity")
+    if "brevity" in wanted and count(before) >= shorten.SHORT:
+        cut = shorten.unpadded(found)
+        if not cut or count(cut) > 0.6 * count(before):
+            cut = shorten.shorten(found, item.query) or []
+        if not cut or count(cut) > shorten.MOST * count(before):
+            return None
+        found = cut
+        done.add("brevity")
     if "structure" in wanted and not any(u.item for u in found):
         if not (listed := d.itemized(found)):
             return None
@@ -303,7 +259,7 @@ def _brought(item: Case, found: list[Unit], wanted: set[str], rng: random.Random
         done.add("helpfulness")
     if "politeness" in wanted and not any(courteous(u.text) for u in found):
         found = _opened(found, opener(item.query, rng))
-        if "brevity" not in wanted and count(text) >= 70 and not d.closing(found[-1].text):
+        if "brevity" not in wanted and count(text) >= 70 and not closing(found[-1].text):
             found = [*found, Unit(closer(rng), _end(found))]
         done.add("politeness")
     if "empathy" in wanted and item.felt and not sympathetic(text):
@@ -325,7 +281,7 @@ def _opened(units: Sequence[Unit], sentence: str) -> list[Unit]:
     if not units:
         return [Unit(sentence, "\n\n")]
     several = any("\n" in u.lead for u in units[1:])
-    lead = "\n\n" if units[0].item or units[0].heading or several and count(units[0].text) > 25 else " "
+    lead = "\n\n" if units[0].item or units[0].heading or (several and count(units[0].text) > 25) else " "
     return [Unit(sentence, "\n\n"), Unit(units[0].text, lead, units[0].origin), *units[1:]]
 
 
@@ -351,13 +307,3 @@ def _satisfied(item: Case, text: str, wanted: set[str]) -> bool:
 
 def _remarks(group: str, units: Sequence[Unit]) -> bool:
     return any(normal(unit.text) in ours(group) for unit in units)
-
-
-def own_cases(seed: int) -> Iterator[Base]:
-    """Our own messages with a feeling, each with two sober answers."""
-    from .situations import advice
-
-    for number, (message, situation) in enumerate(by_message().items()):
-        for copy in range(2):
-            rng = random.Random(f"{seed}/situation/{number}/{copy}")
-            yield Base(f"felt/{number}/{copy}", message, advice(situation, rng), "own words")

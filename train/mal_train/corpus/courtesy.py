@@ -12,36 +12,57 @@ from typing import Any
 from .texts import count, normal
 
 _COURTEOUS = re.compile(
-    r"\b(?:please|thank(?:s| you)|you(?:'re| are) welcome|(?:happy|glad|pleased|delighted|love) to (?:help|assist|hear|talk|answer|explain|share|give|tell|do|try|provide|offer|discuss)|"
-    r"my pleasure|it is a pleasure|with pleasure|gladly|happy to|I appreciate|glad you asked|welcome to ask|kindly)\b",
+    r"\b(?:please|thank(?:s| you)|you(?:'re| are) welcome|(?:happy|glad|pleased|delighted|"
+    r"love) to (?:help|assist|hear|talk|answer|explain|share|give|tell|do|try|provide|offer|"
+    r"discuss)|"
+    r"my pleasure|it is a pleasure|with pleasure|gladly|happy to|I appreciate|glad you asked|"
+    r"welcome to ask|kindly)\b",
     re.I,
 )
 _OPENING = re.compile(
-    r"^(?:(?:that'?s|that is|what|this is) (?:a |an )?(?:very |really |such a )?(?:good|great|excellent|interesting|wonderful|fantastic|lovely|nice|tough|hard|important)(?: and \w+)? (?:question|idea|thing to ask)\b[^.!?]*[.!?]|"
-    r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes, of course|no problem|sure thing|great question|good question|i see|got it)[.!])$",
+    r"^(?:(?:that'?s|that is|what|this is) (?:a |an )?(?:very |really |such a )?(?:good|great|"
+    r"excellent|interesting|wonderful|fantastic|lovely|nice|tough|hard|"
+    r"important)(?: and \w+)? (?:question|idea|thing to ask)\b[^.!?]*[.!?]|"
+    r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes, of course|no problem|"
+    r"sure thing|great question|good question|i see|got it)[.!])$",
     re.I,
 )
 _CLOSING = re.compile(
-    r"^(?:(?:please )?(?:let me know|feel free|don't hesitate)\b|i hope (?:this|that|these|it)\b.*\b(?:help|useful|answer)|(?:does|is) (?:that|this) (?:help|make sense|answer|what you)|"
-    r"do you (?:have any|need any|want to know|need help)|would you like (?:me to|to know|more|to hear)|is there anything|if you (?:have any|have more|need any|need more|would like|want) .*(?:let me know|ask|happy|glad)|"
+    r"^(?:(?:please )?(?:let me know|feel free|don't hesitate)\b|i hope (?:this|that|these|"
+    r"it)\b.*\b(?:help|useful|answer)|(?:does|is) (?:that|this) (?:help|make sense|answer|"
+    r"what you)|"
+    r"do you (?:have any|need any|want to know|need help)|would you like (?:me to|to know|"
+    r"more|to hear)|is there anything|if you (?:have any|have more|need any|need more|"
+    r"would like|want) .*(?:let me know|ask|happy|glad)|"
     r"(?:what do you think|can i help)|good luck\b|what else)",
     re.I,
 )
 _FILLER = re.compile(
-    r"^(?:in conclusion|to sum up|in summary|all in all|at the end of the day|overall|as you may or may not know|needless to say|it goes without saying)\b",
+    r"^(?:in conclusion|to sum up|in summary|all in all|at the end of the day|overall|"
+    r"as you may or may not know|needless to say|it goes without saying)\b",
     re.I,
 )
 _SYMPATHETIC = re.compile(
-    r"\b(?:(?:so |very |really |truly |deeply )?sorry (?:to hear|for your|that you|that your|about|you)|sorry for|my condolences|that must (?:be|have|feel|hurt)|that sounds (?:really |so |very )?(?:hard|tough|difficult|painful|frustrating|stressful|awful|exhausting|wonderful|lonely|scary|exciting)|"
-    r"i can (?:imagine|understand|see|hear) (?:how|why|that|your)|i understand (?:how|why|that you|your)|it is (?:completely |very |only )?(?:understandable|natural)|it's (?:completely |perfectly |totally |very |only |okay |ok )?(?:understandable|natural|okay|normal) (?:to|that)|no wonder|congratulations|"
-    r"(?:so |really |very )?(?:happy|glad|pleased|delighted|excited|proud) (?:for|of|to hear|that) (?:you|it|this|that)?|must be (?:so |very |really )?(?:hard|proud|happy|tough|difficult|painful|thrilled))\b",
+    r"\b(?:(?:so |very |really |truly |deeply )?sorry (?:to hear|for your|that you|that your|"
+    r"about|you)|sorry for|my condolences|that must (?:be|have|feel|hurt)|"
+    r"that sounds (?:really |so |very )?(?:hard|tough|difficult|painful|frustrating|stressful|"
+    r"awful|exhausting|wonderful|lonely|scary|exciting)|"
+    r"i can (?:imagine|understand|see|hear) (?:how|why|that|your)|i understand (?:how|why|"
+    r"that you|your)|it is (?:completely |very |only )?(?:understandable|natural)|"
+    r"it's (?:completely |perfectly |totally |very |only |okay |ok )?(?:understandable|"
+    r"natural|okay|normal) (?:to|that)|no wonder|congratulations|"
+    r"(?:so |really |very )?(?:happy|glad|pleased|delighted|excited|proud) (?:for|of|to hear|"
+    r"that) (?:you|it|this|that)?|must be (?:so |very |really )?(?:hard|proud|happy|tough|"
+    r"difficult|painful|thrilled))\b",
     re.I,
 )
 _QUESTION = re.compile(
     r"\?\s*$|^(?:what|how|why|who|when|where|which|is|are|do|does|did|can|could|should|would|will)\b", re.I
 )
 _REQUEST = re.compile(
-    r"^(?:please |can you |could you |would you |will you |i need (?:you|help|a|some|to)|i want (?:you|to|a)|i'd like|i would like|help|tell|give|write|list|explain|show|describe|make|create|find|suggest|name|let's|provide|recommend|summarize|teach|walk me)",
+    r"^(?:please |can you |could you |would you |will you |i need (?:you|help|a|some|to)|"
+    r"i want (?:you|to|a)|i'd like|i would like|help|tell|give|write|list|explain|show|"
+    r"describe|make|create|find|suggest|name|let's|provide|recommend|summarize|teach|walk me)",
     re.I,
 )
 

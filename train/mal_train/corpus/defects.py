@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from .courtesy import closing, courteous, filler, opening, phrases, rude_remark, sympathetic
 from .plain import harder, joined
-from .texts import MARKER, Unit, count, lower_first, normal, paragraphs, tidy, upper_first
+from .texts import MARKER, Unit, count, keep, lower_first, normal, paragraphs, split, tidy, upper_first
 
 Placed = list[tuple[int, Unit]]  # behind which unit of the answer's own (-1: before all) something comes
 
-# Which requests take a defect away; a remark off the matter is filler, too. Turns that nobody said and loops to the end go with any.
+# Which requests take a defect away; a remark off the matter is filler, too. Turns that nobody said and loops to the
+# end go with any.
 FIXED_BY = {
     "filler": {"brevity"},
     "rude": {"politeness", "brevity"},
@@ -124,7 +125,7 @@ def _repeat(own: Sequence[Unit], rng: random.Random) -> Placed:
         return []
     if len(own) >= 3 and rng.random() < 0.25:
         group = max(paragraphs(own), key=lambda g: sum(count(u.text) for u in g) if not g[0].item else 0)
-        if not group[0].item and 2 <= len(group):
+        if not group[0].item and len(group) >= 2:
             again = [replace(u, origin="repeat") for u in group]
             return [(len(own) - 1, replace(u, lead="\n\n" if i == 0 else " ")) for i, u in enumerate(again)]
     found: Placed = []
@@ -150,7 +151,9 @@ def _loop(units: Sequence[Unit], rng: random.Random) -> list[Unit]:
 
 
 def _turn(rng: random.Random) -> list[Unit]:
-    said = rng.choice(("Thanks!", "Can you tell me more?", "What else?", "I see. And then?", "Ok, thank you.", "Why is that?"))  # fmt: skip
+    said = rng.choice(
+        ("Thanks!", "Can you tell me more?", "What else?", "I see. And then?", "Ok, thank you.", "Why is that?")
+    )
     name = rng.choice(("Human", "Human", "User"))
     found = [Unit(f"{name}: {said}", "\n\n", "turn")]
     if rng.random() < 0.6:
@@ -176,18 +179,12 @@ _PLACE: dict[str, Callable[[Sequence[Unit], random.Random], Placed]] = {
 def curt(units: Sequence[Unit]) -> list[Unit]:
     """The answer without its courtesy: openers and closers gone. Empty if nothing else is left."""
     kept = [i for i, unit in enumerate(units) if not (opening(unit.text) or closing(unit.text) or courteous(unit.text))]
-    return _kept(units, kept)
+    return keep(units, kept)
 
 
 def sober(units: Sequence[Unit]) -> list[Unit]:
     """The answer without its sympathy."""
-    return _kept(units, [i for i, unit in enumerate(units) if not sympathetic(unit.text)])
-
-
-def _kept(units: Sequence[Unit], kept: Sequence[int]) -> list[Unit]:
-    from .texts import keep
-
-    return keep(units, kept)
+    return keep(units, [i for i, unit in enumerate(units) if not sympathetic(unit.text)])
 
 
 def flat(units: Sequence[Unit]) -> list[Unit]:
@@ -255,11 +252,30 @@ def repeats(units: Sequence[Unit]) -> bool:
 
 
 _CONTRACTED = (
-    (r"\bcan't\b", "cannot"), (r"\bwon't\b", "will not"), (r"\bshan't\b", "shall not"), (r"\b(is|are|was|were|do|does|did|has|have|had|could|would|should|must|need|Is|Are|Do|Does|Did|Have|Has)n't\b", r"\1 not"),
-    (r"\b(I)'m\b", r"\1 am"), (r"\b(you|we|they|You|We|They)'re\b", r"\1 are"), (r"\b(I|you|we|they|You|We|They)'ve\b", r"\1 have"),
-    (r"\b(\w+)'ll\b", r"\1 will"), (r"\b(it|that|there|here|what|he|she|It|That|There|Here|What|He|She)'s\b(?! (?:been|got|had|become|made|gone|always))", r"\1 is"),
-    (r"\b([Ll]et)'s\b", r"\1 us"), (r"\b(I|you|we|they|You|We|They)'d (like|love|recommend|suggest|be|have|need|want|say|try)\b", r"\1 would \2"),
-)  # fmt: skip
+    (r"\bcan't\b", "cannot"),
+    (r"\bwon't\b", "will not"),
+    (r"\bshan't\b", "shall not"),
+    (
+        r"\b(is|are|was|were|do|does|did|has|have|had|could|would|should|must|need|Is|Are|Do|Does|"
+        r"Did|Have|Has)n't\b",
+        r"\1 not",
+    ),
+    (r"\b(I)'m\b", r"\1 am"),
+    (r"\b(you|we|they|You|We|They)'re\b", r"\1 are"),
+    (r"\b(I|you|we|they|You|We|They)'ve\b", r"\1 have"),
+    (r"\b(\w+)'ll\b", r"\1 will"),
+    (
+        r"\b(it|that|there|here|what|he|she|It|That|There|Here|What|He|She)'s\b(?! (?:been|got|"
+        r"had|become|made|gone|always))",
+        r"\1 is",
+    ),
+    (r"\b([Ll]et)'s\b", r"\1 us"),
+    (
+        r"\b(I|you|we|they|You|We|They)'d (like|love|recommend|suggest|be|have|need|want|say|"
+        r"try)\b",
+        r"\1 would \2",
+    ),
+)
 
 
 def formal(units: Sequence[Unit]) -> list[Unit]:
@@ -280,6 +296,4 @@ def contracted(text: str) -> int:
 
 def padded(text: str) -> bool:
     """Whether a sentence of filler stands in a text."""
-    from .texts import split
-
     return any(filler(unit.text) for unit in split(text))

@@ -18,8 +18,10 @@ from metaaligner_lite.errors import DataError, FileProblem
 from ..files import write_whole
 from ..rows import Account
 from . import special
-from .compose import HEADLINES, TRAINED, WITHHELD, Edit, case, edits, own_cases
-from .sources import LEFT, SOURCES, Base, Excluded, Source, dump, excluded, own_answers, read
+from .compose import HEADLINES, TRAINED, WITHHELD, edits
+from .edit import Edit, case, own_cases
+from .readers import LEFT, SOURCES, own_answers
+from .sources import Base, Excluded, Source, dump, excluded, read
 from .texts import count, normal
 
 _LISTED = re.compile(r"\n\s*(?:[-*•]|\d+[.)]) ")
@@ -138,7 +140,7 @@ def _manifest(corpus: Corpus, sides: dict[bool, list[Edit]], seed: int) -> dict[
         "seed": seed,
         "rows": len(sides[False]),
         "held_out": len(sides[True]),
-        "objectives": {o: n for o, n in Counter(o for e in corpus.edits for o in e.objectives).most_common()},
+        "objectives": dict(Counter(o for e in corpus.edits for o in e.objectives).most_common()),
         "withheld": list(WITHHELD),
         "sources": [
             {
@@ -170,17 +172,16 @@ def report(corpus: Corpus) -> Iterator[str]:
         if its:
             changed = [edit for edit in its if not edit.stays] or its
             stay, alone = _share(its, lambda e: e.stays), _share(its, lambda e: len(e.objectives) == 1)
-            weak, target = (median(count(text) for text in texts) for texts in zip(*((e.weak, e.target) for e in changed), strict=True))  # fmt: skip
-            yield f"{name:<22}{len(its):>7,}{stay:>6.0%}{alone:>7.0%}{sum(e.tie for e in its):>6}{weak:>6.0f}{target:>8.0f}"
-    tokens = sum(count(e.target) for e in total) + sum(
-        count(w) + count(q) for q, w in {(e.base.query, e.weak) for e in total}
-    )
+            weak, target = median(count(e.weak) for e in changed), median(count(e.target) for e in changed)
+            row = f"{name:<22}{len(its):>7,}{stay:>6.0%}{alone:>7.0%}{sum(e.tie for e in its):>6}"
+            yield f"{row}{weak:>6.0f}{target:>8.0f}"
+    prefixes = {(edit.base.query, edit.weak) for edit in total}
+    size = sum(count(e.target) for e in total) + sum(count(weak) + count(query) for query, weak in prefixes)
     headline = _share(total, lambda e: bool(set(e.objectives) & set(HEADLINES)))
-    prefixes = len({(e.base.query, e.weak) for e in total})
-    turns = _share(total, lambda e: bool(e.base.history))
-    yield f"{len(total):,} edits of {prefixes:,} answers; {headline:.0%} name a headline objective, {turns:.0%} carry turns before; {tokens:,} words"
-    mixed = _share(total, lambda e: bool(e.base.objectives))
-    yield f"{mixed:.0%} are pairs as their sources have them; withheld: {', '.join(WITHHELD)}"
+    turns, given = _share(total, lambda e: bool(e.base.history)), _share(total, lambda e: bool(e.base.objectives))
+    yield f"{len(total):,} edits of {len(prefixes):,} answers, {size:,} words; {headline:.0%} name a headline objective"
+    yield f"{turns:.0%} carry turns before; {given:.0%} are pairs as their sources have them"
+    yield f"withheld: {', '.join(WITHHELD)}"
 
 
 def _share(its: Sequence[Edit], wanted: Callable[[Edit], bool]) -> float:

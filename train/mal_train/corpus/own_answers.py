@@ -19,13 +19,14 @@ from pathlib import Path
 from metaaligner_lite import open_engine
 from metaaligner_lite.errors import MalError
 from metaaligner_lite.llama.decode import GREEDY, Sampling
-from metaaligner_lite.policies import PLAIN_DIALOGUE
-from metaaligner_lite.prompts import Message, chat_prompt
+from metaaligner_lite.prompts import PLAIN_DIALOGUE, Message, chat_prompt
 
-from .sources import SOURCES, Turns, dump, excluded, read
+from .readers import SOURCES
+from .situations import messages
+from .sources import Turns, dump, excluded, read
 from .texts import count
 
-_BATCH = 20
+_BATCH = 12
 _MOST = 300  # tokens
 
 
@@ -40,8 +41,6 @@ class Asked:
 
 def queries(data: Path, seed: int) -> list[Asked]:
     """HH-RLHF's helpful queries, single ones before those with turns, and our own messages with a feeling between."""
-    from .situations import messages
-
     bases, _ = read(SOURCES[0], data, excluded(data))
     asked = {base.query: Asked(base.id, base.query, base.history) for base in bases if 4 <= count(base.query) <= 60}
     single = [ask for ask in asked.values() if not ask.history]
@@ -68,16 +67,19 @@ def answers(model: Path, asked: list[Asked], minutes: float, threads: int) -> It
             sampling = GREEDY if greedy else Sampling(temperature=0.7, seed=start)
             prompts = [
                 chat_prompt([*(Message(r, c) for r, c in a.history), Message("user", a.query)], template) for a in batch
-            ]  # type: ignore[arg-type]
+            ]
             for ask, made in zip(batch, engine.run(prompts, max_tokens=_MOST, sampling=sampling), strict=True):
                 history = [{"role": role, "content": content} for role, content in ask.history]
-                yield {"id": ask.id, "query": ask.query, "history": history, "text": made.text, "ended": made.counts.written < _MOST, "greedy": greedy}  # fmt: skip
+                ended = made.counts.written < _MOST
+                answer = {"id": ask.id, "query": ask.query, "text": made.text, "ended": ended, "greedy": greedy}
+                yield {**answer, "history": history}
 
 
 def main() -> None:
     """Write the answers, one JSON object a line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mal_train.corpus.own_answers", description=__doc__.splitlines()[0] if __doc__ else ""
+        prog="python -m mal_train.corpus.own_answers",
+        description="A small model's own answers to the corpus's queries.",
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)

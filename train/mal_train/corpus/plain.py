@@ -14,7 +14,10 @@ from ..scorers import reading_ease
 from .texts import MARKER, Unit, count, join, lower_first, split, upper_first
 
 # Where a sentence can be parted without a word too many: before what can stand as a sentence.
-_SUBJECT = r"(?:it|they|you|we|this|there|these|he|she|I|it's|they're|you're|you'll|there's|I'm|I'd|that (?:is|was|will|can|means))\b"
+_SUBJECT = (
+    r"(?:it|they|you|we|this|there|these|he|she|I|it's|they're|you're|you'll|there's|I'm|I'd|"
+    r"that (?:is|was|will|can|means))\b"
+)
 _PARTINGS = (
     (re.compile(rf"[,;] and (?={_SUBJECT})"), ""),
     (re.compile(rf"[,;] but (?={_SUBJECT})"), "But "),
@@ -124,10 +127,8 @@ def part(sentence: str) -> list[str]:
     if best is None:
         return [sentence]
     _, match, opening = best
-    first, second = sentence[: match.start()], sentence[match.end() :]
-    if first.count("(") != first.count(")"):
-        return [sentence]
-    return [*part(first.rstrip() + "."), *part(upper_first(opening + second) if not opening else opening + second)]
+    head, tail = sentence[: match.start()], sentence[match.end() :]
+    return [*part(head.rstrip() + "."), *part(opening + tail if opening else upper_first(tail))]
 
 
 def plain(units: Sequence[Unit]) -> list[Unit]:

@@ -11,11 +11,12 @@ from .texts import Unit, count, keep, paragraphs, tidy, upper_first, words
 
 SHORT = 30  # words: an answer that short stays as it is
 _AIM = 0.52  # of the words, for whole sentences never hit it exactly
-_MOST = 0.72  # more than that is no shorter answer
+MOST = 0.72  # more than that is no shorter answer
 _LEAST = 0.36
 
 _DEPENDENT = re.compile(
-    r"(?:this|these|those|that|it|they|he|she|such|its|their|his|her|them|him|the former|the latter|in this|in that|for this|"
+    r"(?:this|these|those|that|it|they|he|she|such|its|their|his|her|them|him|the former|"
+    r"the latter|in this|in that|for this|"
     r"because of this|as a result|then|next|finally|second|secondly|third|thirdly|lastly|another|the other|others|"
     r"otherwise|instead|yes|no|both|either|once|after that|if so|if not)\b",
     re.I,
@@ -29,21 +30,25 @@ _EXAMPLE = re.compile(
     r"(?:for example|for instance|in conclusion|overall|in summary|in short|remember|likewise)\b", re.I
 )
 _CLAUSE = re.compile(
-    r"(?:, (?:so|since|because|as|which|who|while|although|though|but|for|including|such as|especially|whether|even if|or)|,? (?:because|so that|in order to)) "
+    r"(?:, (?:so|since|because|as|which|who|while|although|though|but|for|including|such as|"
+    r"especially|whether|even if|or)|,? (?:because|so that|in order to)) "
 )
 _URGENT = re.compile(r"\b(?:emergency|crisis|ending your life|suicid|911)\b", re.I)
 _PADDING = (
-    (re.compile(r"\b(?:it is|it's) (?:also )?(?:important|worth|useful|good|helpful) (?:to note|noting|to know|to mention|to remember|to point out) that "), ""),
+    (re.compile(r"\b(?:it is|it's) (?:also )?(?:important|worth|useful|good|helpful) (?:to note|noting|"
+r"to know|to mention|to remember|to point out) that "), ""),
     (re.compile(r"\b(?:please note|keep in mind|note|remember) that ", re.I), ""),
     (re.compile(r"\bin order to\b"), "to"),
     (re.compile(r"\bdue to the fact that\b"), "because"),
     (re.compile(r"\bas (?:I|we) (?:said|mentioned)(?: before| above| earlier)?, "), ""),
 )  # fmt: skip
 _STOP = frozenset(
-    """the a an it its this that these those there they their you your we our he she i if when while as in on at for
-    from with by to of and but so or some many most all can will would could should may might is are was were be been
-    have has had do does did not no more than then also very just how what which who why where into about up out get
-    make use like one any other them him her me my it's don't""".split()
+    (  # noqa: SIM905
+        "the a an it its this that these those there they their you your we our he she i if when while as in on at for "
+        "from with by to of and but so or some many most all can will would could should may might is are was were be "
+        "been have has had do does did not no more than then also very just how what which who why where into about "
+        "up out get make use like one any other them him her me my it's don't"
+    ).split()
 )
 
 
@@ -58,9 +63,7 @@ def shorten(units: Sequence[Unit], query: str) -> list[Unit] | None:
     if count(bare) > 0.6 * whole and count(bare) >= 24:
         bare = _cut_list(bare) if sum(unit.item for unit in bare) >= 3 else _cut_prose(bare, query)
     length = count(bare)
-    return (
-        bare if _LEAST * whole <= length <= _MOST * whole or (_LEAST / 3 * whole <= length and length >= 20) else None
-    )
+    return bare if _LEAST * whole <= length <= MOST * whole or (_LEAST / 3 * whole <= length and length >= 20) else None
 
 
 def unpadded(units: Sequence[Unit]) -> list[Unit]:
@@ -94,7 +97,7 @@ def _cut_prose(units: Sequence[Unit], query: str) -> list[Unit]:
         while _DEPENDENT.match(units[min(group)].text) and min(group) > 0 and min(group) - 1 not in kept:
             group.add(min(group) - 1)
         length = sum(count(units[i].text) for i in kept | group)
-        if length <= (_AIM + 0.1) * whole or len(kept) == 1 and length <= 0.7 * whole:
+        if length <= (_AIM + 0.1) * whole or (len(kept) == 1 and length <= 0.7 * whole):
             kept |= group
         if sum(count(units[i].text) for i in kept) >= _AIM * whole:
             break
@@ -127,7 +130,7 @@ def _scores(units: Sequence[Unit], query: str) -> list[float]:
 
 
 def _cut_list(units: Sequence[Unit]) -> list[Unit]:
-    """A list keeps the first sentence of its items and loses the talk around it; then its clauses, then its last items."""
+    """A list keeps the first sentence of its items and loses the talk around it; then clauses, then its last items."""
     whole = count(units)
     groups = paragraphs(units)
     listed = [number for number, group in enumerate(groups) if group[0].item]
@@ -174,12 +177,14 @@ def _introducing(units: Sequence[Unit]) -> list[Unit]:
         unit
         for number, unit in enumerate(units)
         if not (unit.heading or unit.text.endswith(":"))
-        or (number + 1 < len(units) and not (units[number + 1].heading and not unit.heading))
-        and not (
-            unit.text.endswith(":")
-            and not unit.item
-            and not units[number + 1].item
-            and units[number + 1].text.endswith(":")
+        or (
+            (number + 1 < len(units) and not (units[number + 1].heading and not unit.heading))
+            and not (
+                unit.text.endswith(":")
+                and not unit.item
+                and not units[number + 1].item
+                and units[number + 1].text.endswith(":")
+            )
         )
     ]
 

@@ -35,7 +35,12 @@ _OPENERS = {
     "worry": ("I understand how much it weighs on you that {you}.", "I can understand how hard it is that {you}."),
     "glad": ("Congratulations! I am so happy for you that {you}.", "How wonderful that {you}, congratulations!"),
 }
-_INTROS = ("Here are some things that you can do:", "These steps can help:", "Some things are useful now:", "You can do the following:")  # fmt: skip
+_INTROS = (
+    "Here are some things that you can do:",
+    "These steps can help:",
+    "Some things are useful now:",
+    "You can do the following:",
+)
 _LABELS = {
     "sleep": "Rest", "write": "Write it down", "talk": "Talk", "tell": "Tell someone", "ask": "Ask", "call": "Call",
     "keep": "Keep a routine", "take": "Take your time", "do": "Small steps", "eat": "Eat", "let": "Accept help",
@@ -43,14 +48,61 @@ _LABELS = {
 
 # What people write of themselves in real queries, and what an answer may safely say back.
 _FELT = (
-    (re.compile(r"\bmy ((?:best |old |little |older |younger )?(?:dog|cat|mom|mother|dad|father|grandma|grandmother|grandpa|grandfather|brother|sister|friend|wife|husband|uncle|aunt|hamster|bird|horse|rabbit|son|daughter|puppy|kitten))(?: has| just| recently| suddenly)* (died|passed away)\b", re.I), "I'm so sorry that your {0} {1}."),
-    (re.compile(r"\bmy (boyfriend|girlfriend|husband|wife|partner|fianc[eé]e?)(?: has| just| recently)* (left|dumped|cheated on) me\b", re.I), "I'm so sorry that your {0} {1} you."),
-    (re.compile(r"\bmy (boyfriend|girlfriend|husband|wife|partner)(?: and I)?(?: have| just| recently)* broke up\b", re.I), "I'm so sorry about your breakup."),
-    (re.compile(r"\bI(?: just| recently| have| was)* (?:lost my job|laid off|got fired|been fired)\b", re.I), "I'm so sorry that you lost your job."),
-    (re.compile(r"\bI(?:'m| am|'ve been| have been| feel| felt| am feeling|'m feeling|'ve been feeling)(?: so| very| really| just| quite| pretty| always| often| a little| a bit| kind of| feeling| extremely)* (sad|lonely|depressed|anxious|nervous|scared|afraid|worried|stressed|overwhelmed|exhausted|frustrated|upset|heartbroken|ashamed|hopeless|embarrassed|angry|unhappy|homesick|miserable|terrified|hurt)\b(?! (?:of|to) (?:say|ask))", re.I), "I'm sorry that you feel {0}."),
-    (re.compile(r"\bmakes me (?:so |very |really |feel )*(sad|lonely|anxious|nervous|angry|depressed|uncomfortable|upset)\b", re.I), "I'm sorry that this makes you feel {0}."),
-    (re.compile(r"\bI(?:'m| am)? (?:really )?miss(?:ing)? my (\w+)\b(?! \w+ing)", re.I), "I understand that you miss your {0}."),
-)  # fmt: skip
+    (
+        re.compile(
+            r"\bmy ((?:best |old |little |older |younger )?(?:dog|cat|mom|mother|dad|father|grandma|"
+            r"grandmother|grandpa|grandfather|brother|sister|friend|wife|husband|uncle|aunt|hamster|"
+            r"bird|horse|rabbit|son|daughter|puppy|kitten))(?: has| just| recently| suddenly)* (died|"
+            r"passed away)\b",
+            re.I,
+        ),
+        "I'm so sorry that your {0} {1}.",
+    ),
+    (
+        re.compile(
+            r"\bmy (boyfriend|girlfriend|husband|wife|partner|fianc[eé]e?)(?: has| just|"
+            r" recently)* (left|dumped|cheated on) me\b",
+            re.I,
+        ),
+        "I'm so sorry that your {0} {1} you.",
+    ),
+    (
+        re.compile(
+            r"\bmy (boyfriend|girlfriend|husband|wife|partner)(?: and I)?(?: have| just|"
+            r" recently)* broke up\b",
+            re.I,
+        ),
+        "I'm so sorry about your breakup.",
+    ),
+    (
+        re.compile(r"\bI(?: just| recently| have| was)* (?:lost my job|laid off|got fired|been fired)\b", re.I),
+        "I'm so sorry that you lost your job.",
+    ),
+    (
+        re.compile(
+            r"\bI(?:'m| am|'ve been| have been| feel| felt| am feeling|'m feeling|"
+            r"'ve been feeling)(?: so| very| really| just| quite| pretty| always| often| a little|"
+            r" a bit| kind of| feeling| extremely)* (sad|lonely|depressed|anxious|nervous|scared|"
+            r"afraid|worried|stressed|overwhelmed|exhausted|frustrated|upset|heartbroken|ashamed|"
+            r"hopeless|embarrassed|angry|unhappy|homesick|miserable|terrified|hurt)\b(?! (?:of|"
+            r"to) (?:say|ask))",
+            re.I,
+        ),
+        "I'm sorry that you feel {0}.",
+    ),
+    (
+        re.compile(
+            r"\bmakes me (?:so |very |really |feel )*(sad|lonely|anxious|nervous|angry|depressed|"
+            r"uncomfortable|upset)\b",
+            re.I,
+        ),
+        "I'm sorry that this makes you feel {0}.",
+    ),
+    (
+        re.compile(r"\bI(?:'m| am)? (?:really )?miss(?:ing)? my (\w+)\b(?! \w+ing)", re.I),
+        "I understand that you miss your {0}.",
+    ),
+)
 _FELT_SECOND = (
     "That must be hard.",
     "That sounds really hard.",

@@ -1,4 +1,4 @@
-"""Edits that are not made of one answer alone: refusals, instructions that can be checked, pairs of the sources, ties."""
+"""Edits not made of one answer alone: refusals, instructions that can be checked, pairs of the sources, ties."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from . import defects as d
-from .compose import Edit
 from .courtesy import courteous, opener, phrases
+from .edit import Edit
 from .sources import Base
-from .texts import Unit, count, join, sentences, split
+from .texts import Unit, count, join, lower_first, sentences, split
 
 _REFUSAL = re.compile(
-    r"^(?:[^.!?]{0,40}\b)?(?:sorry|can't help|cannot help|won't help|can't assist|cannot assist|not going to (?:help|tell|do)|i won't|i don't think (?:i|that|it)|no[,.]|i'm not (?:able|comfortable|going)|that(?:'s| is| would be| sounds) (?:illegal|wrong|a bad idea|very|really|dangerous|not)|please don't|i (?:really )?(?:don't want|wouldn't|can't|cannot))",
+    r"^(?:[^.!?]{0,40}\b)?(?:sorry|can't help|cannot help|won't help|can't assist|"
+    r"cannot assist|not going to (?:help|tell|do)|i won't|i don't think (?:i|that|it)|no[,.]|"
+    r"i'm not (?:able|comfortable|going)|that(?:'s| is| would be| sounds) (?:illegal|wrong|"
+    r"a bad idea|very|really|dangerous|not)|please don't|i (?:really )?(?:don't want|wouldn't|"
+    r"can't|cannot))",
     re.I,
 )
 _HARMFUL = re.compile(
-    r"\b(?:kill|murder|bomb|poison|steal|shoplift|hack|rob|weapon|gun|drug|meth|cocaine|heroin|hurt|beat|attack|torture|kidnap|rape|blackmail|stalk|spy on|fraud|scam|forge|counterfeit|launder|burn down|arson|revenge|bully|racis|slur|sabotage|vandal|break into|fight|assault|threaten|harass|insult|prank|lie to|cheat|illegal|crime)",
+    r"\b(?:kill|murder|bomb|poison|steal|shoplift|hack|rob|weapon|gun|drug|meth|cocaine|"
+    r"heroin|hurt|beat|attack|torture|kidnap|rape|blackmail|stalk|spy on|fraud|scam|forge|"
+    r"counterfeit|launder|burn down|arson|revenge|bully|racis|slur|sabotage|vandal|break into|"
+    r"fight|assault|threaten|harass|insult|prank|lie to|cheat|illegal|crime)",
     re.I,
 )
 _NUMBERS = {1: "one sentence", 2: "two sentences", 3: "three sentences"}
@@ -76,7 +83,10 @@ def instructed(base: Base, seed: int) -> Iterator[Edit]:
             )
     name, ending, start = rng.choice(_NAMES), rng.choice(_ENDINGS), rng.choice(_STARTS)
     options.append(
-        ((f"Begin with my name, {name}.", f"Start your answer with my name: {name}."), f"{name}, {_lowered(base.text)}")
+        (
+            (f"Begin with my name, {name}.", f"Start your answer with my name: {name}."),
+            f"{name}, {lower_first(base.text) or base.text}",
+        )
     )
     options.append(((f'End with "{ending}"', f'Please end your answer with "{ending}"'), f"{base.text} {ending}"))
     options.append(((f'Begin your answer with "{start}"', f'Start with "{start}"'), f"{start} {base.text}"))
@@ -85,12 +95,6 @@ def instructed(base: Base, seed: int) -> Iterator[Edit]:
     asked = replace(base, query=query)
     weak = target if rng.random() < 0.17 else base.text
     yield Edit(f"{base.id}/instructed", asked, weak, target, ("instruction following",))
-
-
-def _lowered(text: str) -> str:
-    from .texts import lower_first
-
-    return lower_first(text) or text
 
 
 def given(base: Base) -> Iterator[Edit]:
@@ -113,7 +117,7 @@ def ties(base: Base, seed: int) -> Iterator[Edit]:
     first, second = opener(base.query, rng), opener(base.query, rng)
     if first != second and courteous(first) and courteous(second):
         texts = [join([Unit(line, "\n\n"), Unit(units[0].text, " "), *units[1:]]) for line in (first, second)]
-        yield Edit(f"{base.id}/tie", base, *texts, objectives=("politeness",), tie=True)
+        yield Edit(f"{base.id}/tie", base, texts[0], texts[1], ("politeness",), tie=True)
 
 
 def harmful(query: str) -> bool:

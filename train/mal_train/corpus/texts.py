@@ -1,4 +1,4 @@
-"""An answer as sentences and list items, so that rules can drop, change and add some and leave the rest to the letter."""
+"""An answer as sentences and list items: rules drop, change and add some, and leave the rest to the letter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _NUMBER = re.compile(r"^\s*(\d{1,2})([.)])\s+")
 _HEADING = re.compile(r"^\s*#{1,6}\s")
 _END = re.compile(r"(?<=[.!?])([\"')\]”’]*)\s+(?=[\"'(\[“‘*]*[A-Z0-9])")
 _SHORTENED = re.compile(
-    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|approx|No|Inc|Ltd|Co|Mt|Ave|a\.m|p\.m|U\.S|U\.K)\.|\b[A-Z]\.|^\s*\d{1,2}\.)$"
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|approx|No|Inc|Ltd|Co|Mt|Ave|a\.m|"
+    r"p\.m|U\.S|U\.K)\.|\b[A-Z]\.|^\s*\d{1,2}\.)$"
 )
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -152,5 +153,5 @@ _COMMON = frozenset(
     i i'm i'd i've i'll if when while as in on at for from with by to of and but so or some many most all both each
     one two also then because however although after before once since first next finally another other others what
     which who how why where it'll that's there's don't do make take use try keep put add be can have has is are not
-    no only just even sometimes usually often generally typically here here's let's let""".split()
+    no only just even sometimes usually often generally typically here here's let's let""".split()  # noqa: SIM905
 )
