@@ -43,7 +43,7 @@ _FILLER = re.compile(
     re.I,
 )
 _SYMPATHETIC = re.compile(
-    r"\b(?:(?:so |very |really |truly |deeply )?sorry (?:to hear|for your|that you|that your|"
+    r"\b(?:(?:so |very |really |truly |deeply )?sorry (?:to hear|for your|that|"
     r"about|you)|sorry for|my condolences|that must (?:be|have|feel|hurt)|"
     r"that sounds (?:really |so |very )?(?:hard|tough|difficult|painful|frustrating|stressful|"
     r"awful|exhausting|wonderful|lonely|scary|exciting)|"

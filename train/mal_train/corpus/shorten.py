@@ -137,7 +137,7 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
     kept: list[list[Unit]] = []
     for number, group in enumerate(groups):
         if group[0].item or group[0].heading:
-            kept.append(group[:1] if count(group[0].text) > 4 or len(group) == 1 else group[:2])
+            kept.append(group[:1] if count(group[0].text) > 3 or len(group) == 1 else group[:2])
         elif number < listed[0]:
             polite = [u for u in group if (courteous(u.text) or sympathetic(u.text)) and not u.text.endswith(":")]
             rest = [u for u in group if u not in polite]
