@@ -39,7 +39,7 @@ WITHHELD = (
 _WEIGHTS = {
     "brevity": 0.19, "politeness": 0.15, "empathy": 0.0, "clarity": 0.09, "readability": 0.09, "simplicity": 0.04,
     "repetition": 0.10, "structure": 0.08, "positivity": 0.045, "encouragement": 0.045, "harmlessness": 0.05,
-    "helpfulness": 0.08, "honesty": 0.045, "formality": 0.035,
+    "helpfulness": 0.14, "honesty": 0.045, "formality": 0.035,
 }  # fmt: skip
 _SIZES = ((1, 2, 3, 4), (0.58, 0.24, 0.12, 0.06))
 _DEFECTS = {  # of an objective, and how often each is put in when it is asked for
