@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "
 ROPE_FACTORS = "rope_freqs.weight"
 
 
-def hf_config(header: GgufHeader, rope_factors: Sequence[float] = ()) -> dict[str, Any]:
-    """The config.json of the model in a GGUF file; `rope_factors` are the numbers of its tensor rope_freqs.weight.
+def hf_config(header: GgufHeader) -> dict[str, Any]:
+    """The config.json of the model in a GGUF file.
 
     Raises ModelError for another family, and for variants that transformers' class of it does not compute.
     """
@@ -55,13 +56,13 @@ def hf_config(header: GgufHeader, rope_factors: Sequence[float] = ()) -> dict[st
         "max_position_embeddings": int(number("context_length")),
         "rms_norm_eps": number("attention.layer_norm_rms_epsilon"),
         "hidden_act": "silu",
-        "rope_parameters": _rope(header, number("rope.freq_base", 10000.0), width, rope_factors),
+        "rope_parameters": _rope(header, number("rope.freq_base", 10000.0), width),
         "tie_word_embeddings": "output.weight" not in shapes,
         "torch_dtype": "float32",
     } | ({"attention_bias": biased} if family == "llama" else {})
 
 
-def _rope(header: GgufHeader, theta: float, width: int, factors: Sequence[float]) -> dict[str, Any]:
+def _rope(header: GgufHeader, theta: float, width: int) -> dict[str, Any]:
     family = header.text("general.architecture")
     kind = header.text(f"{family}.rope.scaling.type", "none")
     plain: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
@@ -69,15 +70,27 @@ def _rope(header: GgufHeader, theta: float, width: int, factors: Sequence[float]
         return plain | {"rope_type": "linear", "factor": float(header.metadata[f"{family}.rope.scaling.factor"])}
     if kind != "none":
         raise ModelError(f"{header.path} scales its rotary embedding by {kind!r}, which cannot be a base here")
+    factors = _factors(header)
     if not factors:
         return plain
     # Llama 3.1 and later: GGUF holds the factors, transformers wants what they were made of.
     for factor in (8.0, 32.0):
         rope = plain | {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         rope["original_max_position_embeddings"] = 8192
-        if all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(_llama3(rope, width), factors, strict=True)):
+        expected = _llama3(rope, width)
+        if len(factors) == len(expected) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)):
             return rope
     raise ModelError(f"{header.path} has rotary factors of its own, which cannot be told to transformers")
+
+
+def _factors(header: GgufHeader) -> Sequence[float]:
+    """The numbers of the tensor of rotary factors, float32 in every quantization; none without it."""
+    for tensor in header.tensors:
+        if tensor.name == ROPE_FACTORS:
+            with header.path.open("rb") as file:
+                file.seek(header.data_offset + tensor.offset)
+                return struct.unpack(f"<{tensor.elements}f", file.read(4 * tensor.elements))
+    return ()
 
 
 def _llama3(rope: dict[str, Any], width: int) -> list[float]:

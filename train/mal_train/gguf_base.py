@@ -60,8 +60,7 @@ def unpack(path: Path, folder: Path) -> Path:
     """
     header = read_header(path, _WHOLE)
     header.check_tensors()
-    factors = next((_numbers(header, t) for t in header.tensors if t.name == ROPE_FACTORS), np.zeros(0))
-    config = hf_config(header, factors.tolist())
+    config = hf_config(header)
     if (folder / "config.json").exists():  # written last
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -152,11 +151,11 @@ def _write_tokenizer(header: GgufHeader, folder: Path) -> None:
     if not isinstance(tokens, tuple) or not isinstance(kinds, tuple) or len(kinds) != len(tokens):
         raise ModelError(f"{header.path} holds no vocabulary that could be read; name the folder it was made of")
     template = header.text("tokenizer.chat_template")
-    with _vocabulary(header.path) as native:
+    with vocabulary(header.path) as native:
         bos = native.bos
         try:
             backend = _backend(header, tokens, kinds, template, bos)
-        except (ValueError, KeyError, TypeError, Exception) as error:  # the library raises bare Exception
+        except Exception as error:  # the library raises no narrower one
             if isinstance(error, MalError):
                 raise
             raise ModelError(f"{header.path}: its tokenizer cannot be rebuilt ({error}); name its folder") from error
@@ -265,7 +264,7 @@ def _sentencepiece(header: GgufHeader, vocabulary: Mapping[str, int], kinds: tup
     return backend
 
 
-def _vocabulary(path: Path) -> Any:
+def vocabulary(path: Path) -> Model:
     """llama.cpp's own reading of a file's vocabulary, no weights."""
     from metaaligner_lite.llama.library import forget_errors, last_error, library
     from metaaligner_lite.llama.model import Model

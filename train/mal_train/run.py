@@ -71,10 +71,10 @@ def train(
         )
     sha = fingerprint(data)
     beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue), resume=resume, force=force)
-    named, print_ = base, ""
+    given, mark = base, ""
     with lora.quiet(), _explained(recipe, beside, progress):
         if gguf_base.is_gguf(base):
-            print_ = base_fingerprint(read_header(base))
+            mark = base_fingerprint(read_header(base))
             progress.say("turning the weights of the GGUF file into numbers")
             if distributed.is_main():
                 gguf_base.unpack(base, beside / workdir.BASE)
@@ -121,8 +121,8 @@ def train(
             kind=recipe.kind,
             layout=recipe.layout,
             objectives=trained,
-            base=named.resolve().name,
-            fingerprint=print_,
+            base=given.resolve().name,
+            fingerprint=mark,
             data=sha,
             recipe=recipe.to_dict(),
             metrics=_metrics(results),
@@ -131,6 +131,7 @@ def train(
         if distributed.is_main():
             shutil.rmtree(beside / "adapter", ignore_errors=True)  # of a run that was killed while it wrote them
             shutil.rmtree(beside / "merged", ignore_errors=True)
+            model.peft_config["default"].base_model_name_or_path = str(given)
             model.save_pretrained(beside / "adapter")
             del model
             _finish(base, beside, made, results, [*accounts, *skipped], progress)
@@ -138,7 +139,7 @@ def train(
         # The others do not wait: merging a large base can take longer than a process group's patience.
     merged = out / "merged" if recipe.kind == "merged" else None
     command = ["mal", "convert", str(merged or out / "adapter")]
-    command += ["--q4_k_m"] if merged else ["--base", str(named), "--adapter-only"]
+    command += ["--q4_k_m"] if merged else ["--base", str(given), "--adapter-only"]
     return Trained(out, out / "adapter", merged, made.metrics, accounts, shlex.join(command))
 
 
