@@ -136,8 +136,8 @@ class LoopGuard:
     @property
     def safe(self) -> int:
         """How many characters will stay whatever comes: those before the end that occurred before."""
-        begun = self._text[self._seen :].lstrip()  # a word that may go on
-        if begun and begun.casefold() not in self._beginnings:
+        begun = self._text[self._seen :].lstrip()  # a word or a number that may go on; numbers do not end a repetition
+        if _LETTER.search(begun) and begun.casefold() not in self._beginnings:
             return len(self._text)
         repeated = self._words.length
         return self._line_start(self._word_places[-repeated] if repeated else len(self._text) - len(begun))

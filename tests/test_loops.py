@@ -65,6 +65,21 @@ def test_a_loop_is_cut_before_its_second_round(text, kept):
     assert tidy(text) == kept
 
 
+LISTED = "I have three ideas for you.\n\n1. Hide his pen.\n\n2. Swap his cap.\n\n10. Glue the 2nd one to his desk.\n\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("round", [f"{PARAGRAPH} ", LISTED, "- Be honest in 2020, and in 2021, and kind.\n"])
+def test_nothing_of_the_second_round_is_shown_while_it_is_written(round, size):
+    guard, text, safe = LoopGuard(), round * 40, 0
+    for start in range(0, len(text), size):
+        kept = guard.add(text[start : start + size])
+        if kept is not None:
+            break
+        safe = max(safe, guard.safe)
+    assert safe <= kept and text[:kept].rstrip() == round.rstrip()
+
+
 def test_how_early_a_loop_is_noticed():
     words = PARAGRAPH.split()
     guard = LoopGuard()
