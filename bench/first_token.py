@@ -31,7 +31,7 @@ from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.llama.machine import hardware_threads
 from metaaligner_lite.prompts import BRIEF, CONVERSATION, PLAIN_DIALOGUE, chat_prompt, edit_prompt, encode, text_of
 
-OBJECTIVES = ("brevity", "empathy,clarity", "empathy,clarity,politeness,brevity")
+OBJECTIVES = ("brevity", "empathy,clarity")
 SENTENCES, NAMES, LLAMAS = "sentences", "names", "two Llamas"
 WANTED = 0.1
 
@@ -60,7 +60,6 @@ class Conversation:
         """Leave in the cache what the policy's turn leaves: its prompt and all but the last token of its answer."""
         prompt = encode(chat_prompt([Message("user", self.query)], self.template), engine.model)
         context = engine._context_for(len(prompt) + len(self.answer_tokens) + 512, 1)
-        context.roll_back(0)
         context.read([*prompt, *self.answer_tokens[:-1]])
 
 
@@ -77,7 +76,7 @@ def main() -> None:
         aligners = by_name(engine)
         for turn in range(-1, options.repeat):  # the first is thrown away: what is mapped is in memory from there on
             talk = Conversation(engine, options.tokens, max(turn, 0))
-            for objectives in OBJECTIVES:
+            for objectives in OBJECTIVES if turn >= 0 else OBJECTIVES[:1]:
                 contest = {
                     **{name: ours(editor, talk, objectives) for name, editor in aligners.items()},
                     LLAMAS: theirs(rivals[1], talk, objectives),
