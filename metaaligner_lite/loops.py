@@ -4,7 +4,9 @@ Small models under greedy decoding repeat a stretch to the limit (ggml-org/llama
 when its last LOOP words were all written before, in the same order** (words are what holds a letter; numbers and
 marks between them do not count, so that "1. Be kind. 2. Be kind." loops, too). It ends before that stretch, so the
 first round stays whole. A text that ends, or is cut at its limit, with DOUBLED words that were just said, in rounds
-of DOUBLED / 2 words at least, loses what was said again. Inside a block of code all this takes FENCED times as much.
+of DOUBLED / 2 words at least, loses what was said again, if its numbers are the same, too, but for those that count
+lines. A word that does not end ("max_window_max_window_...", "hahaha...") is cut once its last ENDLESS characters were
+all in it before; its first WORD stay. Inside a block of code all this takes FENCED times as much.
 
 What passes: a refrain of up to LOOP words however often it returns between verses, lists of a dozen equal lines,
 "no no no" sixty times, tables of numbers (no letters). What does not: a chorus longer than LOOP words sung again in the
@@ -22,6 +24,7 @@ from collections.abc import Hashable
 LOOP = 64
 DOUBLED = 16
 MARKS = 256  # numbers and marks that were all written before: rows of zeros, rules of dashes
+WORD, ENDLESS = 32, 128  # characters
 FENCED = 4
 
 # Chinese, Japanese, Korean, Thai and their like put no spaces between words: each character is one.
@@ -29,6 +32,7 @@ _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\
 _UNIT = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 _LETTER = re.compile(r"[^\W\d_]")
 _STUB = re.compile(r"\s*\n[ \t]*(?:\d+[.):]?|[-*+•#]+)?[ \t]*\Z")
+_COUNTERS = re.compile(r"^[ \t]*\d+[.):]", re.MULTILINE)
 _RUN_ON = re.compile(r"\s*\n\s*\n[ \t]*Human:")
 
 
@@ -101,6 +105,7 @@ class LoopGuard:
         self._mark_places: list[int] = []
         self._said: list[str] = []
         self._beginnings: set[str] = set()  # what said words begin with
+        self._long_at, self._letters, self._long = -1, Repeats(), 0  # a long word: place, its characters, how many
         self._ticks, self._fenced = 0, False
 
     def add(self, text: str, *, final: bool = False) -> int | None:
@@ -110,6 +115,8 @@ class LoopGuard:
         """
         self._text += text
         for unit in _UNIT.finditer(self._text, self._seen):
+            if (keep := self._endless(unit.group(), unit.start())) is not None:
+                return keep
             if unit.end() == len(self._text) and not final and unit.group()[0].isalnum():
                 break
             self._seen = unit.end()
@@ -130,17 +137,33 @@ class LoopGuard:
             return None
         for period in range(DOUBLED // 2, repeated + 1):
             if self._said[-repeated:] == self._said[-repeated - period : -period]:
-                return self._line_start(self._word_places[-repeated])
+                again, before = self._word_places[-repeated], self._word_places[-repeated - period]
+                same = zip(_numbers(self._text[again:]), _numbers(self._text[before:again]), strict=False)
+                return self._line_start(again) if all(one == other for one, other in same) else None
         return None
 
     @property
     def safe(self) -> int:
         """How many characters will stay whatever comes: those before the end that occurred before."""
-        begun = self._text[self._seen :].lstrip()  # a word that may go on
-        if begun and begun.casefold() not in self._beginnings:
-            return len(self._text)
+        begun = self._text[self._seen :].lstrip()  # a word or a number that may go on; numbers do not end a repetition
+        if _LETTER.search(begun) and begun[:WORD].casefold() not in self._beginnings:
+            if self._long_at < self._seen:
+                return len(self._text)
+            return max(self._long_at + WORD, len(self._text) - self._letters.length)
         repeated = self._words.length
         return self._line_start(self._word_places[-repeated] if repeated else len(self._text) - len(begun))
+
+    def _endless(self, word: str, place: int) -> int | None:
+        """How many characters to keep if a word goes round in circles; it may have grown since the last call."""
+        if len(word) <= WORD:
+            return None
+        if place != self._long_at:
+            self._long_at, self._letters, self._long = place, Repeats(), 0
+        for end, letter in enumerate(word[self._long :], self._long + 1):
+            if self._letters.add(letter) >= self._times(ENDLESS):
+                return place + max(WORD, end - self._letters.length)
+        self._long = len(word)
+        return None
 
     def _add(self, unit: str, place: int) -> bool:
         self._ticks = self._ticks + 1 if unit == "`" else 0
@@ -149,7 +172,7 @@ class LoopGuard:
         if _LETTER.search(unit):
             word = unit.casefold()
             self._said.append(word)
-            self._beginnings.update(word[:n] for n in range(1, len(word) + 1))
+            self._beginnings.update(word[:n] for n in range(1, min(len(word), WORD) + 1))
             self._word_places.append(place)
             return self._words.add(word) >= self._times(LOOP)
         self._mark_places.append(place)
@@ -163,6 +186,11 @@ class LoopGuard:
         if begins := _STUB.search(self._text, max(0, place - 16), place):
             return begins.start()
         return place
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers in a text that tell something: not those that count its lines."""
+    return re.findall(r"\d+", _COUNTERS.sub("", text))
 
 
 def tidy(text: str) -> str:

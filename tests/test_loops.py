@@ -38,6 +38,15 @@ CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ i
         pytest.param("Fill in two fields.\nUser: guest\nPassword: none", id="a login"),
         pytest.param("", id="nothing"),
         pytest.param("  kept  \n", id="white space"),
+        pytest.param(f"Signed: {'_' * 120}\n\nDate: {'_' * 40}", id="lines to write on"),
+        pytest.param(f"A{'a' * 100}h! {'ha' * 50}", id="a cry and a laugh"),
+        pytest.param(
+            "".join(
+                f"* Plan {n}: {n + 2} copies of the first service, {n * 3} of the second, {n * n} of the third one\n"
+                for n in range(1, 4)
+            ),
+            id="lines that differ in their numbers",
+        ),
     ],
 )
 def test_what_is_no_loop_stays_as_it_is(text):
@@ -58,11 +67,38 @@ def test_what_is_no_loop_stays_as_it_is(text):
         pytest.param("0, " * 400, "0,", id="zeros"),
         pytest.param("学而时习之，不亦说乎。" * 12, "学而时习之，不亦说乎。", id="no spaces"),
         pytest.param("```\n" + "x = f(x)\n" * 200, "```\nx = f(x)", id="code without end"),
+        pytest.param(
+            "Call x_" + "max_window_" * 60, ("Call x_" + "max_window_" * 60)[: 5 + 32], id="a word without end"
+        ),
+        pytest.param("Ha" * 300, "Ha" * 16, id="a laugh without end"),
         pytest.param("Yes.\n\nHuman: And then?\n\nAssistant: No.", "Yes.", id="an invented turn"),
     ],
 )
 def test_a_loop_is_cut_before_its_second_round(text, kept):
     assert tidy(text) == kept
+
+
+LISTED = "I have three ideas for you.\n\n1. Hide his pen.\n\n2. Swap his cap.\n\n10. Glue the 2nd one to his desk.\n\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(
+    "round",
+    [
+        f"{PARAGRAPH} ",
+        LISTED,
+        "max_window_in_a_word_that_does_not_end_",
+        "- Be honest in 2020, and in 2021, and kind.\n",
+    ],
+)
+def test_nothing_of_the_second_round_is_shown_while_it_is_written(round, size):
+    guard, text, safe = LoopGuard(), round * 40, 0
+    for start in range(0, len(text), size):
+        kept = guard.add(text[start : start + size])
+        if kept is not None:
+            break
+        safe = max(safe, guard.safe)
+    assert safe <= kept and text[:kept].rstrip() == round.rstrip()
 
 
 def test_how_early_a_loop_is_noticed():
