@@ -6,8 +6,8 @@
 
 Models have a real size and random weights (shapes.py), or are the small trained pair of tests/models. Edits are
 replayed (edits.py, contestants.py): the sampler's choice is given, so acceptance is that of real edits and cost that of
-a real model. The kind "own" is what the trained pair writes, recorded anew in each run; it is all that `--shape trained`
-replays, unless --kinds says more.
+a real model. The kind "own" is what the trained pair writes, recorded anew in each run; it is all that
+`--shape trained` replays, unless --kinds says more.
 
 Every contestant is a process of its own; they take turns within each repetition, so that the machine's moods hit all
 alike, and ratios are taken within a repetition before their median is. A correction is what happens between the
