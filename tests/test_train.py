@@ -24,11 +24,12 @@ from mal_train.encode import IGNORED, Encoder, encode_edit, encode_edits, load_t
 from mal_train.merge import _stored_dtype, merge
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
-from mal_train.rows import Account, read_rows, split
+from mal_train.rows import read_rows, split
 from mal_train.run import train
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MalError, ModelError, UsageError
 from metaaligner_lite.objectives import builtin_catalogue
+from metaaligner_lite.records import Account
 
 EMPATHY = builtin_catalogue()["empathy"]
 

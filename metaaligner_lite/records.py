@@ -1,4 +1,4 @@
-"""Files of records: CSV, TSV, JSON, JSONL and Parquet, each also gzipped but for the last, as plain dictionaries."""
+"""Files of records (CSV, TSV, JSON, JSONL, Parquet; all but the last gzipped, too), and the account of each record."""
 
 from __future__ import annotations
 
@@ -6,14 +6,46 @@ import csv
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from metaaligner_lite.errors import DataError, FileProblem, UsageError, require_extra
+from .errors import DataError, FileProblem, UsageError, require_extra
 
 Record = dict[str, Any]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the things counted (`noun`): how many were used, and why the others were not."""
+
+    noun: str = "rows"
+    read: int = 0
+    used: int = 0
+    shortened: int = 0  # used, but with the front of the query cut away
+    refused: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)  # reason -> where it was met first
+
+    def refuse(self, reason: str, where: str = "", count: int = 1) -> None:
+        """Count what could not be used."""
+        self.refused[reason] += count
+        self.first.setdefault(reason, where)
+
+    def lines(self) -> list[str]:
+        """The account in words: a line for the total, a line for each reason."""
+        total = f"{self.used:,} of {self.read:,} {self.noun} used"
+        shortened = [f"{self.shortened:,} with the front of the query shortened to fit"] if self.shortened else []
+        return [total, *shortened, *self.reasons()]
+
+    def reasons(self) -> list[str]:
+        """A line for each reason, with the place it was met first."""
+        return [
+            f"{count:,} refused: {reason}" + (f" (first: {self.first[reason]})" if self.first[reason] else "")
+            for reason, count in self.refused.most_common()
+        ]
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Record | DataError]]:
