@@ -16,7 +16,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # threads cost models this 
 
 def mal(*arguments, ends=(0,)):
     command = [sys.executable, "-m", "metaaligner_lite", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, env=ENVIRONMENT)
     assert result.returncode in ends, result.stderr
     return result.stdout
 
