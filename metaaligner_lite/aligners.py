@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, cast
 
-from .errors import ModelError, UsageError
+from .errors import MalError, ModelError, UsageError
 from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .objectives import Objective
 from .policies import Answer
-from .prompts import IN_TURNS, LAYOUTS, ChatTemplate, Message, edit_prompt, invocation, opens_thoughts, run_on_marks
+from .prompts import (
+    IN_TURNS,
+    LAYOUTS,
+    ChatTemplate,
+    Message,
+    Prompt,
+    edit_prompt,
+    invocation,
+    opens_thoughts,
+    run_on_marks,
+)
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
-    from .llama.engine import Engine
+    from .llama.engine import Engine, Request
 
 _AHEAD = 120  # characters of an answer, about a batch of 30 tokens
 
@@ -52,6 +62,16 @@ class Aligner(Protocol):
 
         One that cannot read ahead gives `on_text` back.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An edit to be made: of the answer to a query, which may have turns before it, toward some objectives."""
+
+    query: str
+    answer: Answer
+    objectives: Sequence[Objective]
+    history: Sequence[Message] = ()
 
 
 class GgufAligner:
@@ -107,39 +127,97 @@ class GgufAligner:
         `history` are the turns before the query. `on_text` gets the first as it grows. Raises PromptTooLong if the
         prompts and edits do not fit the context.
         """
-        prompts = [
-            edit_prompt(
-                self.layout,
-                query,
-                answer.text,
-                objectives,
-                self.template,
-                answer_tokens=self._cached(answer),
-                history=history,
-                known=self.known,
-            )
-            for answer, objectives in answers
-        ]
-        length = max(len(self.engine.model.encode_text(text)) for text in {answer.text for answer, _ in answers})
-        opened = opens_thoughts(prompts[0])
-        editing = ThoughtFilter(on_text, opened)
-        # An edit is about as long as what it edits; a runaway one is stopped at twice that.
-        edits = self.engine.run(
-            prompts,
+        edits = [Edit(query, answer, objectives, history) for answer, objectives in answers]
+        return cast(list[Generation], self.edit_all(edits, on_text, stop=stop))
+
+    def edit_all(
+        self,
+        edits: Sequence[Edit],
+        on_text: OnText | None = None,
+        *,
+        stop: Stop | None = None,
+        in_flight: int = 0,
+        on_done: Callable[[int, Generation | MalError], None] | None = None,
+        strict: bool = True,
+    ) -> list[Generation | MalError]:
+        """Edit answers to any queries, at most `in_flight` at once (0: all); `on_done` gets each as it ends.
+
+        Raises MalError if a prompt cannot be made, or does not fit; if not `strict`, that one fails alone: the error
+        stands in its place.
+        """
+        found: dict[int, Generation | MalError] = {}
+        requests: dict[int, Request] = {}
+        opened: dict[int, str] = {}
+        editing: ThoughtFilter | None = None
+        for i, edit in enumerate(edits):
+            try:
+                prompt = self._prompt(edit)
+            except MalError as error:
+                if strict:
+                    raise
+                found[i] = error
+                continue
+            opened[i] = opens_thoughts(prompt)
+            if on_text and not i:
+                editing = ThoughtFilter(on_text, opened[i])
+            requests[i] = self._request(edit, prompt, editing.feed if editing and not i else None)
+        numbers = list(requests)
+
+        def ended(number: int, text: Generation | MalError) -> None:
+            i = numbers[number]
+            if isinstance(text, Generation):
+                text = replace(text, text=split_thoughts(text.text, opened[i]).answer)
+            found[i] = text
+            if on_done:
+                on_done(i, text)
+
+        if on_done:
+            for i in list(found):
+                on_done(i, found[i])
+        texts = self.engine.write(
+            list(requests.values()),
             max_tokens=self.max_tokens,
-            expected=length + 64,
-            usual=2 * length + 256,
             sampling=self.sampling,
-            on_text=editing.feed,
-            # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
-            copies=[(answer.text, query) for answer, _ in answers] if self.draft else (),
             adapted=self.engine.adapter is not None,
             stop=stop,
-            # An answer that holds such a line itself may keep it.
-            marks=[mark for mark in self._marks if not any(mark.strip() in answer.text for answer, _ in answers)],
+            in_flight=in_flight,
+            on_done=ended,
+            strict=strict,
         )
-        editing.close()
-        return [replace(edit, text=split_thoughts(edit.text, opened).answer) for edit in edits]
+        for number, text in enumerate(texts):
+            if numbers[number] not in found:  # it did not fit
+                ended(number, text)
+        if editing:
+            editing.close()
+        return [found[i] for i in range(len(edits))]
+
+    def _prompt(self, edit: Edit) -> Prompt:
+        return edit_prompt(
+            self.layout,
+            edit.query,
+            edit.answer.text,
+            edit.objectives,
+            self.template,
+            answer_tokens=self._cached(edit.answer),
+            history=edit.history,
+            known=self.known,
+        )
+
+    def _request(self, edit: Edit, prompt: Prompt, on_text: OnText | None) -> Request:
+        from .llama.engine import Request
+
+        length = len(self.engine.model.encode_text(edit.answer.text))
+        return Request(
+            prompt,
+            # An edit is about as long as what it edits; a runaway one is stopped at twice that.
+            expected=length + 64,
+            usual=2 * length + 256,
+            # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
+            copies=(edit.answer.text, edit.query) if self.draft else (),
+            # An answer that holds such a line itself may keep it.
+            marks=[mark for mark in self._marks if mark.strip() not in edit.answer.text],
+            on_text=on_text,
+        )
 
     @contextmanager
     def reading_ahead(

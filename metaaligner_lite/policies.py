@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from .errors import MalError
 from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, fit, opens_thoughts, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
@@ -103,20 +104,62 @@ class GgufPolicy:
         stop: Stop | None = None,
     ) -> Answer:
         """The model's answer. Raises PromptTooLong if conversation and answer do not fit its context."""
-        turns, notes = fit([*history, Message("user", query)], self.template)
-        prompt = chat_prompt(turns, self.template)
-        opened = opens_thoughts(prompt)
-        answering = ThoughtFilter(on_text, opened)
-        (generation,) = self.engine.run(
-            [prompt],
+        (answer,) = self.answer_all([(query, history)], on_text, stop=stop)
+        assert isinstance(answer, Answer)  # else it was raised
+        return answer
+
+    def answer_all(
+        self,
+        questions: Sequence[tuple[str, Sequence[Message]]],
+        on_text: OnText | None = None,
+        *,
+        stop: Stop | None = None,
+        in_flight: int = 0,
+        strict: bool = True,
+    ) -> list[Answer | MalError]:
+        """The answers to queries with the turns before each, at most `in_flight` written at once (0: all).
+
+        `on_text` gets the first as it grows. Raises MalError if a conversation cannot be told to the model, or does not
+        fit; if not `strict`, that one fails alone: the error stands in its place.
+        """
+        from .llama.engine import Request
+
+        found: dict[int, Answer | MalError] = {}
+        requests: dict[int, Request] = {}
+        told: dict[int, tuple[str, tuple[str, ...]]] = {}
+        answering: ThoughtFilter | None = None
+        for i, (query, history) in enumerate(questions):
+            try:
+                turns, notes = fit([*history, Message("user", query)], self.template)
+                prompt = chat_prompt(turns, self.template)
+            except MalError as error:
+                if strict:
+                    raise
+                found[i] = error
+                continue
+            told[i] = opens_thoughts(prompt), notes
+            if on_text and not i:
+                answering = ThoughtFilter(on_text, told[i][0])
+            feed = answering.feed if answering and not i else None
+            requests[i] = Request(prompt, marks=self._marks, on_text=feed)
+        texts = self.engine.write(
+            list(requests.values()),
             max_tokens=self.max_tokens,
             sampling=self.sampling,
-            on_text=answering.feed,
-            marks=self._marks,
             stop=stop,
+            in_flight=in_flight,
+            strict=strict,
         )
-        answering.close()
-        return replace(_taken_apart(generation.text, generation, opened), engine=self.engine, notes=notes)
+        if answering:
+            answering.close()
+        for i, text in zip(requests, texts, strict=True):
+            opened, notes = told[i]
+            found[i] = (
+                text
+                if isinstance(text, MalError)
+                else replace(_taken_apart(text.text, text, opened), engine=self.engine, notes=notes)
+            )
+        return [found[i] for i in range(len(questions))]
 
 
 def _taken_apart(text: str, generation: Generation | None, opened: str = "") -> Answer:

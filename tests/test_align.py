@@ -207,9 +207,11 @@ class Scripted(GgufAligner):
 
 def test_rounds_edit_the_edit(engine, monkeypatch):
     copies = []
-    run = engine.run
+    write = engine.write
     monkeypatch.setattr(
-        engine, "run", lambda *args, **options: copies.append(options["copies"]) or run(*args, **options)
+        engine,
+        "write",
+        lambda requests, **options: copies.append([one.copies for one in requests]) or write(requests, **options),
     )
     aligner = Scripted(engine, "b", "c", "d")
     correction = align("Hi `code()`", "empathy", policy=GivenAnswer("a"), aligner=aligner, rounds=3)

@@ -140,16 +140,43 @@ def test_texts_written_side_by_side_equal_texts_written_alone(model):
         with Context(model, 512, threads=1) as alone:
             expected = [tiny.write(alone, prompt, 30, sampling) for prompt in prompts]
         with Context(model, 1024, threads=1, sequences=4) as together:
-            for _ in range(2):
+            for held in ([50, 50, 50], [len(prompt) - 1 for prompt in prompts[1:]]):
                 tasks = [
                     Task(prompt, 30, sampling, drafter=Drafter(other.tokens))
                     for prompt, other in zip(prompts, expected, strict=True)
                 ]
                 written = generate(together, tasks)
                 assert [g.tokens for g in written] == [g.tokens for g in expected]
-                assert [g.counts.reused for g in written[1:]] == [50, 50, 50]
+                assert [g.counts.reused for g in written[1:]] == held
             # One text alone still fits after them, though the cache is nearly full.
             assert tiny.write(together, prompts[0], 900, sampling).tokens[:30] == expected[0].tokens[:30]
+
+
+@pytest.mark.parametrize("n_ctx", [1024, 200])
+def test_texts_that_wait_begin_where_others_end(model, n_ctx):
+    rng = random.Random(5)
+    prompts = [[rng.randrange(3, 259) for _ in range(n)] for n in (40, 3, 90, 12, 7, 60)]
+    lengths = [5, 30, 12, 25, 1, 9]
+    with Context(model, 512, threads=1) as alone:
+        expected = [tiny.write(alone, *each) for each in zip(prompts, lengths, strict=True)]
+    with Context(model, n_ctx, threads=1, sequences=3) as together:
+        tasks = [Task(prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
+        for in_flight in (0, 2):
+            ended = {}
+            written = generate(together, tasks, in_flight=in_flight, on_done=ended.__setitem__)
+            assert [g.tokens for g in written] == [g.tokens for g in expected]
+            assert ended == dict(enumerate(written))
+            assert next(iter(ended)) == 0  # the shortest of the first
+
+
+def test_what_waits_for_a_place_is_stopped_too(model):
+    with Context(model, 512, threads=1, sequences=2) as context:
+        calls = iter([False] * 4)  # two prompts are read, two tokens written
+        tasks = [Task([3 + i * 7 % 250 for i in range(40)], 50)] * 4
+        written = generate(context, tasks, lambda: next(calls, True))
+    assert [g.finish for g in written] == ["stopped"] * 4
+    assert written[0].tokens
+    assert not written[3].tokens
 
 
 def test_a_larger_context_takes_over_what_a_smaller_one_holds(model):

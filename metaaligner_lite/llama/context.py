@@ -110,10 +110,7 @@ class Context:
         if not 0 < len(tokens) <= self.n_ctx:
             raise ModelError(f"cannot read {len(tokens):,} tokens into a context of {self.n_ctx:,}")
         self._settle()
-        lender = max(
-            (sequence, *(i for i in range(len(self.sequences)) if i != sequence and self._whole(i))),
-            key=lambda i: self.sequences[i].usable(tokens, adapted_from),
-        )
+        lender = self.lender(tokens, adapted_from, sequence)
         keep = min(self.sequences[lender].usable(tokens, adapted_from), len(tokens) - 1)
         if lender != sequence and keep:
             self.roll_back(0, sequence)
@@ -130,6 +127,13 @@ class Context:
             self._switch(True)
             self._read_on(tokens[max(keep, adapted_from) :], sequence, stop)
         return keep
+
+    def lender(self, tokens: Sequence[int], adapted_from: int = NEVER, sequence: int = 0) -> int:
+        """The sequence that holds most of `tokens`: the one they are meant for, or one that can lend a prefix."""
+        return max(
+            (sequence, *(i for i in range(len(self.sequences)) if i != sequence and self._whole(i))),
+            key=lambda i: self.sequences[i].usable(tokens, adapted_from),
+        )
 
     def extend(self, parts: Sequence[tuple[int, Sequence[int]]]) -> list[int]:
         """Read a few more tokens of each (sequence, tokens) in one batch, with the logits after each token.

@@ -7,7 +7,8 @@ import ctypes
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from .library import library
 _PENALTY_LAST = 64
 _DRY_BASE, _DRY_LENGTH = 1.75, 2
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
+
+OnDone = Callable[[int, Generation], None]  # gets the number of a text and the text, as soon as it has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +45,92 @@ class Task:
     adapted_from: int = NEVER
     marks: Sequence[str] = ()
 
+    @property
+    def size(self) -> int:
+        """Tokens of the cache that it may fill."""
+        return len(self.prompt) + self.max_tokens
 
-def generate(context: Context, tasks: Sequence[Task], stop: Stop | None = None) -> list[Generation]:
-    """Write the texts of `tasks` side by side, each in its own sequence of the context.
+
+def generate(
+    context: Context,
+    tasks: Sequence[Task],
+    stop: Stop | None = None,
+    *,
+    in_flight: int = 0,
+    on_done: OnDone | None = None,
+) -> list[Generation]:
+    """Write the texts of `tasks` side by side, each in a sequence of the context.
 
     Prompts are read one after the other, reusing what any sequence holds of them; then every decode is one batch
-    that carries all texts on. All tasks use the adapter or none does. Once `stop` says so, what was written so far
-    comes back, finished as "stopped".
+    that carries all texts on. At most `in_flight` (0: as many as there are sequences) are written at once, and no more
+    than the cache has room for: the next begins where one ends, and `on_done` gets each one then. All tasks use the
+    adapter or none does. Once `stop` says so, what was written so far comes back, finished as "stopped".
     """
+    most = min(in_flight or len(context.sequences), len(context.sequences))
+    wanted = {context.lender(task.prompt, task.adapted_from) for task in tasks}
     for stale in range(1, len(context.sequences)):
-        context.roll_back(0, stale)  # an earlier call's side texts only take room: the first sequence has the prefix
+        if stale not in wanted:  # an earlier call's text that no task begins with only takes room
+            context.roll_back(0, stale)
+    waiting = deque(enumerate(tasks))
+    live: dict[int, _Writer] = {}
+    done: dict[int, Generation] = {}
+
+    def end() -> None:
+        for i in [i for i, writer in live.items() if writer.finish]:
+            done[i] = live.pop(i).generation()
+            if on_done:
+                on_done(i, done[i])
+
     with ExitStack() as samplers:
-        writers = [_Writer(context, task, i, samplers) for i, task in enumerate(tasks)]
-        for writer in writers:
-            writer.begin(stop)
-        while live := [writer for writer in writers if not writer.finish]:
+        while waiting or live:
+            while waiting and len(live) < most and _make_room(context, waiting[0][1], live.values()):
+                i, task = waiting.popleft()
+                live[i] = _Writer(context, task, _place(context, task, live.values()), samplers)
+                live[i].begin(stop)
+            end()
             if stop and stop():
-                for writer in live:
+                for writer in live.values():
                     writer.end("stopped")
-                break
-            # 1) One batch: the last token of each text, and a guess at those that follow it.
-            room = context.n_batch // len(live)
-            others = len(live) - 1
-            for writer in live:
-                others += len(writer.guess_next(room, others))
-            places = context.extend([(writer.sequence, [writer.tokens[-1], *writer.guess]) for writer in live])
-            # 2) Choose after each token, as long as the guess was right.
-            for writer, place in zip(live, places, strict=True):
-                writer.verify(place)
-            # 3) Forget what was guessed wrong.
-            for writer in live:
-                writer.roll_back()
-    return [writer.generation() for writer in writers]
+            elif live:
+                _carry_on(context, list(live.values()))
+            end()
+    return [done[i] for i in range(len(tasks))]
+
+
+def _place(context: Context, task: Task, live: Iterable[_Writer]) -> int:
+    """The free sequence that holds most of a prompt."""
+    taken = {writer.sequence for writer in live}
+    free = [i for i in range(len(context.sequences)) if i not in taken]
+    return max(free, key=lambda i: context.sequences[i].usable(task.prompt, task.adapted_from))
+
+
+def _make_room(context: Context, task: Task, live: Collection[_Writer]) -> bool:
+    """Whether a text has room beside those being written; what earlier ones left goes if it is in the way."""
+    room = context.n_ctx - sum(writer.task.size for writer in live) - task.size
+    if room < 0:
+        return not live  # alone it has to do
+    kept = {writer.sequence for writer in live} | {_place(context, task, live)}
+    stale = [i for i in range(len(context.sequences)) if i not in kept]
+    if sum(len(context.sequences[i].tokens) for i in stale) > room:
+        for i in stale:
+            context.roll_back(0, i)
+    return True
+
+
+def _carry_on(context: Context, live: Sequence[_Writer]) -> None:
+    """Write the next tokens of each text with one decode."""
+    # 1) One batch: the last token of each text, and a guess at those that follow it.
+    room = context.n_batch // len(live)
+    others = len(live) - 1
+    for writer in live:
+        others += len(writer.guess_next(room, others))
+    places = context.extend([(writer.sequence, [writer.tokens[-1], *writer.guess]) for writer in live])
+    # 2) Choose after each token, as long as the guess was right.
+    for writer, place in zip(live, places, strict=True):
+        writer.verify(place)
+    # 3) Forget what was guessed wrong.
+    for writer in live:
+        writer.roll_back()
 
 
 class _Writer:

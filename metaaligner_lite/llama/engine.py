@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from ..errors import ModelError, PromptTooLong
 from ..generation import GREEDY, Generation, OnText, Sampling, Stop
 from ..gguf_file import read_header
 from ..prompts import Prompt, encode_request
 from .context import ADAPTER_SCALE, NEVER, Context, quantized
-from .decode import Task, generate
+from .decode import OnDone, Task, generate
 from .draft import BatchCosts, Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 from .store import DEFAULT_LIMIT, Store, fingerprint
 from .tune import Tuning, remembered
 
 _WORTH_FETCHING = 16  # tokens; fewer are read sooner than fetched from disk
+ROOM = 2048  # tokens of the cache for each of many texts in flight
 _STEP = 1024  # a context grows by this many tokens, so that a longer prompt seldom costs a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to write.
+
+    `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
+    in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`.
+    `on_text` gets it as it grows.
+    """
+
+    prompt: Prompt
+    expected: int = 64
+    usual: int = 512
+    copies: Sequence[str] = ()
+    marks: Sequence[str] = ()
+    on_text: OnText | None = None
 
 
 class Engine:
@@ -55,48 +75,90 @@ class Engine:
         prompts: Sequence[Prompt],
         *,
         max_tokens: int | None = None,
-        expected: int = 64,
-        usual: int = 512,
         sampling: Sampling = GREEDY,
         on_text: OnText | None = None,
-        copies: Sequence[Sequence[str]] = (),
-        adapted: bool = False,
         stop: Stop | None = None,
-        marks: Sequence[str] = (),
     ) -> list[Generation]:
         """Write a continuation of each prompt, side by side; `on_text` gets the text of the first as it grows.
 
-        At most `max_tokens` each (if None: `usual`) or what the context has left, but there must be room for
-        `expected` ones, or for `max_tokens` if that is less. `copies` are, for each prompt, texts that will probably
-        be repeated in parts: drafts are taken from them. `adapted` lets the adapter act from the edit request on.
-        A text ends before a turn of the user's that begins with one of `marks`. `stop` is asked between batches: once
-        it says so, what was written so far comes back, finished as "stopped". Raises PromptTooLong, with the numbers,
-        before anything is read.
+        Raises PromptTooLong, with the numbers, before anything is read.
+        """
+        requests = [Request(prompt, on_text=None if i else on_text) for i, prompt in enumerate(prompts)]
+        return cast(list[Generation], self.write(requests, max_tokens=max_tokens, sampling=sampling, stop=stop))
+
+    def write(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        adapted: bool = False,
+        stop: Stop | None = None,
+        in_flight: int = 0,
+        on_done: OnDone | None = None,
+        strict: bool = True,
+    ) -> list[Generation | PromptTooLong]:
+        """Write what is requested, at most `in_flight` texts at once (0: all); `on_done` gets each as it ends.
+
+        At most `max_tokens` each (if None: what is usual for it) or what the context has left, but there must be room
+        for the expected ones, or for `max_tokens` if that is less. `adapted` lets the adapter act from the edit request
+        on. `stop` is asked between batches: once it says so, what was written so far comes back, finished as "stopped".
+        Raises PromptTooLong, with the numbers, before anything is read; if not `strict`, it stands in the text's place.
         """
         with self._lock:
-            spelled: dict[str, list[int]] = {text: self.model.encode_text(text) for texts in copies for text in texts}
-            tasks = []
-            for i, prompt in enumerate(prompts):
-                tokens, request = encode_request(prompt, self.model)
-                room = self._room_after(len(tokens), expected if max_tokens is None else min(expected, max_tokens))
-                tasks.append(
-                    Task(
-                        tokens,
-                        min(usual if max_tokens is None else max_tokens, room),
-                        sampling,
-                        on_text if i == 0 else None,
-                        Drafter(*(spelled[text] for text in copies[i])) if copies else None,
-                        request if adapted else NEVER,
-                        marks,
-                    )
-                )
-            size = sum(len(task.prompt) + task.max_tokens for task in tasks)
-            if self.adapter and not adapted:  # the edit follows in the same cache: it need not grow for it
-                size = max(size, min(2 * size, self.limit))
-            context = self._context_for(size, len(tasks))
-            if self._store:
-                self._recall(self._store, context, tasks[0])
-            return generate(context, tasks, stop)
+            found: dict[int, Generation | PromptTooLong] = {}
+            tasks: dict[int, Task] = {}
+            spelled: dict[str, list[int]] = {}
+            for i, request in enumerate(requests):
+                try:
+                    tasks[i] = self._task(request, max_tokens, sampling, adapted, spelled)
+                except PromptTooLong as error:
+                    if strict:
+                        raise
+                    found[i] = error
+            if tasks:
+                numbers = list(tasks)
+                told = (lambda i, text: on_done(numbers[i], text)) if on_done else None
+                context = self._context_of(list(tasks.values()), in_flight, adapted)
+                texts = generate(context, list(tasks.values()), stop, in_flight=in_flight, on_done=told)
+                found |= zip(numbers, texts, strict=True)
+            return [found[i] for i in range(len(requests))]
+
+    def _task(
+        self,
+        request: Request,
+        max_tokens: int | None,
+        sampling: Sampling,
+        adapted: bool,
+        spelled: dict[str, list[int]],
+    ) -> Task:
+        tokens, edit = encode_request(request.prompt, self.model)
+        needed = request.expected if max_tokens is None else min(request.expected, max_tokens)
+        room = self._room_after(len(tokens), needed)
+        for text in request.copies:
+            if text not in spelled:
+                spelled[text] = self.model.encode_text(text)
+        return Task(
+            tokens,
+            min(request.usual if max_tokens is None else max_tokens, room),
+            sampling,
+            request.on_text,
+            Drafter(*(spelled[text] for text in request.copies)) if request.copies else None,
+            edit if adapted else NEVER,
+            request.marks,
+        )
+
+    def _context_of(self, tasks: Sequence[Task], in_flight: int, adapted: bool) -> Context:
+        """A context for some tasks, with room for those in flight, and what the disk holds of the first."""
+        sizes = sorted((task.size for task in tasks), reverse=True)[: in_flight or None]
+        # Where others follow, texts of a usual length set the room; longer ones find less company.
+        size = min(sum(sizes), max(sizes[0], len(sizes) * ROOM)) if in_flight else sum(sizes)
+        if self.adapter and not adapted:  # the edit follows in the same cache: it need not grow for it
+            size = max(size, min(2 * size, self.limit))
+        context = self._context_for(size, len(sizes))
+        if self._store:
+            self._recall(self._store, context, tasks[0])
+        return context
 
     def read_ahead(self, prompt: Prompt) -> None:
         """Read the beginning of a prompt that is still growing, so that `run` finds it in the cache.
