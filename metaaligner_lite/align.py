@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .aligners import Aligner
-from .errors import PromptTooLong, UsageError
+from .aligners import Aligner, Edit, GgufAligner
+from .errors import MalError, PromptTooLong, UsageError
 from .generation import Generation, OnText, Stop
 from .loops import tidy
 from .objectives import Objective, resolve
-from .policies import Answer, Policy
+from .policies import Answer, GgufPolicy, GivenAnswer, Policy
 from .prompts import Message
 
 
@@ -123,8 +123,95 @@ def align_each(
     return corrections
 
 
-def _after(before: Correction, edit: Generation) -> Correction:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A query to be answered, or whose `answer` is there, and the objectives to edit the answer toward."""
+
+    query: str
+    objectives: tuple[Objective, ...]
+    history: tuple[Message, ...] = ()
+    answer: str | None = None
+
+
+Settled = Callable[[int, Correction | MalError], None]
+
+
+def align_many(
+    cases: Sequence[Case], *, policy: Policy, aligner: Aligner, rounds: int = 1, in_flight: int = 1, on_done: Settled
+) -> None:
+    """Align cases that know nothing of each other; `on_done` gets the number of each, and what came of it, as it ends.
+
+    With GGUF models up to `in_flight` texts are written side by side: first the answers that are not there yet, then
+    the edits; others are asked one after the other. A case that cannot be answered or edited at all ends as its error.
+    Raises what stops them all, a ModelError.
+    """
+    if not isinstance(aligner, GgufAligner) or not isinstance(policy, GgufPolicy | GivenAnswer):
+        for i, case in enumerate(cases):
+            on_done(i, _alone(case, policy, aligner, rounds))
+        return
+    corrections: dict[int, Correction] = {}
+    editing: dict[int, Answer] = {}  # what the next round edits, by case
+    for i, answer in enumerate(_answers(cases, policy, in_flight)):
+        if isinstance(answer, MalError):
+            on_done(i, answer)
+            continue
+        case = cases[i]
+        correction = Correction(case.query, case.objectives, answer, tidy(answer.text), aligner.layout)
+        if missing := _nothing_to_edit(answer):
+            on_done(i, replace(correction, failure=missing))
+        else:
+            corrections[i], editing[i] = correction, answer
+    for left in range(rounds, 0, -1):
+        if not (numbers := list(editing)):
+            break
+
+        def ended(
+            place: int, edit: Generation | MalError, numbers: list[int] = numbers, last: bool = left == 1
+        ) -> None:
+            i = numbers[place]
+            before = corrections[i]
+            corrections[i] = _after(before, edit)
+            if last or corrections[i].failure or corrections[i].text == before.text:
+                del editing[i]
+                on_done(i, corrections.pop(i))
+            else:
+                editing[i] = Answer(corrections[i].text)
+
+        edits = [Edit(cases[i].query, editing[i], cases[i].objectives, cases[i].history) for i in numbers]
+        aligner.edit_all(edits, in_flight=in_flight, on_done=ended, strict=False)
+
+
+def _answers(cases: Sequence[Case], policy: GgufPolicy | GivenAnswer, in_flight: int) -> list[Answer | MalError]:
+    """The weak answers, those that are there and those that the policy writes."""
+    missing = [(case.query, case.history) for case in cases if case.answer is None]
+    if not missing:
+        written: list[Answer | MalError] = []
+    elif isinstance(policy, GgufPolicy):
+        written = policy.answer_all(missing, in_flight=in_flight, strict=False)
+    else:
+        written = [policy.answer(query, history=history) for query, history in missing]
+    rest = iter(written)
+    return [next(rest) if case.answer is None else GivenAnswer(case.answer).answer(case.query) for case in cases]
+
+
+def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int) -> Correction | MalError:
+    try:
+        return align(
+            case.query,
+            case.objectives,
+            policy=policy if case.answer is None else GivenAnswer(case.answer),
+            aligner=aligner,
+            history=case.history,
+            rounds=rounds,
+        )
+    except MalError as error:
+        return error
+
+
+def _after(before: Correction, edit: Generation | MalError) -> Correction:
     """The correction after one more round."""
+    if isinstance(edit, MalError):
+        return replace(before, failure=str(edit))
     failure = _FAILURES.get(edit.finish, "" if edit.text else "the aligner wrote nothing")
     if failure:
         return replace(before, edits=(*before.edits, edit), failure=failure)

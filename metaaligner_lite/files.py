@@ -50,12 +50,13 @@ def decode_text(data: bytes, source: str) -> str:
 
 
 @contextmanager
-def written_whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+def written_whole(path: Path, *, private: bool = False, beside: Path | None = None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends; if it ends by an exception, nothing has changed.
 
-    Several processes may write at once: the last one's file stays. `private` lets no other user read it.
+    Several processes may write at once: the last one's file stays; where only one can, `beside` may name the file it
+    is written in. `private` lets no other user read it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = beside or path.with_name(f".{path.name}.{os.getpid()}")
     try:
         handle = os.open(
             beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600 if private else 0o666

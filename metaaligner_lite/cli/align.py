@@ -89,7 +89,7 @@ def align(
         adapter,
         answer,
         layout=layout,
-        template=_template(chat_template),
+        template=read_template(chat_template),
         sampling=Sampling(temperature, seed=seed, dry=dry, **named),
         chosen=frozenset(named),
         max_tokens=max_tokens,
@@ -152,7 +152,8 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
     return (read, answer) if query_waits else (str(query), read)
 
 
-def _template(path: Path | None) -> ChatTemplate | None:
+def read_template(path: Path | None) -> ChatTemplate | None:
+    """The chat template in a file, if one is named."""
     from ..files import read_text
     from ..prompts import ChatTemplate
 

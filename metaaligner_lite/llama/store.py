@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..errors import FileProblem
 from ..files import written_whole
-from ..gguf_file import GgufHeader
+from ..gguf_file import GgufHeader, sampled_digest
 from ..paths import cache_dir
 from .context import Cached
 from .library import library_build
@@ -183,13 +183,7 @@ def fingerprint(headers: Sequence[GgufHeader], *settings: str) -> bytes:
     """What a state depends on: the files (head, size, date, samples of the weights), the settings, the library."""
     digest = hashlib.sha256(json.dumps([library_build(), *settings]).encode())
     for header in headers:
-        status = header.path.stat()
-        digest.update(f"|{status.st_size} {status.st_mtime_ns}|".encode())
-        with header.path.open("rb") as file:
-            digest.update(file.read(header.data_offset))
-            for part in range(64):
-                file.seek(header.data_offset + (status.st_size - header.data_offset) * part // 64)
-                digest.update(file.read(4096))
+        digest.update(f"|{header.path.stat().st_mtime_ns}|".encode() + sampled_digest(header))
     return digest.digest()
 
 

@@ -1,0 +1,193 @@
+"""`mal batch`: align the rows of a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..batch import Progress, Tally
+
+_COLUMNS, _RUN = "Which columns", "How the run goes"
+_EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+def batch(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="CSV, TSV, JSON, JSONL, Parquet or OpenAI batch lines.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="CSV, TSV, JSONL or Parquet; written whole at the end.")],
+    objectives: opt.Objectives = None,
+    policy: opt.Policy = None,
+    aligner: opt.Aligner = None,
+    adapter: opt.Adapter = None,
+    query_column: Annotated[
+        str, typer.Option(help="Holds the query (default: query, prompt, ...).", rich_help_panel=_COLUMNS)
+    ] = "",
+    answer_column: Annotated[
+        str,
+        typer.Option(
+            help="Holds an answer to edit (default: answer, generated_text, ...); null: the policy answers.",
+            rich_help_panel=_COLUMNS,
+        ),
+    ] = "",
+    history_column: Annotated[
+        str, typer.Option(help="Holds the turns before the query, as JSON.", rich_help_panel=_COLUMNS)
+    ] = "",
+    objectives_column: Annotated[
+        str, typer.Option(help="Holds a row's own objectives.", rich_help_panel=_COLUMNS)
+    ] = "",
+    id_column: Annotated[
+        str, typer.Option(help="Holds what no two rows share (default: none).", rich_help_panel=_COLUMNS)
+    ] = "",
+    in_flight: Annotated[
+        int, typer.Option(min=0, help="Rows written side by side (default: by memory).", rich_help_panel=_RUN)
+    ] = 0,
+    retry: Annotated[
+        bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
+    ] = True,
+    start_over: Annotated[
+        bool, typer.Option("--start-over", help="Set aside what an earlier run left.", rich_help_panel=_RUN)
+    ] = False,
+    counts: Annotated[
+        bool, typer.Option("--counts/--no-counts", help="Add each row's tokens and seconds.", rich_help_panel=_RUN)
+    ] = True,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference",
+            help="Write the columns of the paper's code: query, goldens, origin_responses, aligned_responses.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what became of the rows as JSON.")] = False,
+    system: opt.System = "",
+    rounds: opt.Rounds = 1,
+    max_tokens: opt.MaxTokens = None,
+    temperature: opt.Temperature = 0.0,
+    seed: opt.Seed = 0,
+    top_p: opt.TopP = None,
+    top_k: opt.TopK = None,
+    min_p: opt.MinP = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    dry: opt.Dry = 0.0,
+    ctx_size: opt.CtxSize = 0,
+    threads: opt.Threads = 0,
+    gpu_layers: opt.GpuLayers = -1,
+    kv: opt.Kv = "f16",
+    draft: opt.Draft = True,
+    layout: opt.Layout = "",
+    force: opt.Force = False,
+    chat_template: opt.ChatTemplateFile = None,
+    objectives_file: opt.ObjectivesFile = None,
+) -> None:
+    """Align every row of IN: edit its answer, or one that the policy writes first.
+
+    Rows are kept in OUT.part as they are done: a run that was killed goes on when the same command is given again.
+
+    Example: mal batch answers.csv aligned.csv -o "empathy,clarity"
+    """
+    from ..batch import Job, run, survey
+    from ..chats import with_system
+    from ..errors import UsageError
+    from ..generation import Sampling
+    from ..llama.context import kv_type
+    from ..objectives import load_catalogue, resolve
+    from ..output import printable
+    from ..pair import Choice, open_pair
+    from ..rows import Columns, Reading
+    from .align import read_template
+    from .console import flagged, print_json, talk
+
+    if objectives and len(objectives) > 1:
+        raise UsageError("a batch has one set of objectives, or a column of them; give --objectives once")
+    kv_type(kv)
+    catalogue = load_catalogue(objectives_file)
+    wanted = tuple(resolve(objectives[0], catalogue)) if objectives else ()
+    columns = Columns(query_column, answer_column, objectives_column, history_column, id_column)
+    (message,) = with_system((), system) if system else (None,)
+    reading = Reading(columns, wanted, catalogue, message.content if message else "")
+    job = Job(source, out, reading, rounds, in_flight, retry, start_over, counts, reference)
+    asked = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty}
+    named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    console = talk()
+
+    def say(note: str) -> None:
+        console.print(f"note: {printable(flagged(note))}", style="bold")
+
+    found = survey(job)
+    for note in found.notes:
+        say(note)
+    choice = Choice(
+        policy,
+        aligner,
+        adapter,
+        None if found.unanswered else "",  # where every row has an answer, no policy is opened
+        layout=layout,
+        template=read_template(chat_template),
+        sampling=Sampling(temperature, seed=seed, dry=dry, **named),
+        chosen=frozenset(named),
+        max_tokens=max_tokens,
+        draft=draft,
+        engine={"ctx_size": ctx_size, "threads": threads, "gpu_layers": gpu_layers, "kv": kv, "force": force},
+    )
+    with open_pair(choice, [wanted] if wanted else [], say=say) as pair:
+        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress))
+    for kind, count in tally.errors.most_common():
+        say(f"{count:,} failed: {kind} (first: {tally.first[kind]})")
+    if as_json:
+        print_json({"out": str(out), **tally.summary()})
+    else:
+        outcomes = ", ".join(f"{count:,} {name}" for name, count in tally.outcomes.most_common())
+        kept = f"; {tally.kept:,} from an earlier run" if tally.kept else ""
+        console.print(f"{tally.rows:,} rows in {out}: {outcomes}{kept}; {tally.seconds:,.1f} s", style="dim")
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+def _shown(rows: int, work: Callable[[Progress], Tally]) -> Tally:
+    """Do some work with its progress on stderr: a bar on a terminal, else a line now and then."""
+    from .console import talk
+
+    console = talk()
+    if not console.is_terminal:
+        return work(_Lines(console.print))
+    from rich import progress as rich
+
+    with rich.Progress(
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[told]}"),
+        rich.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=rows, told="")
+
+        def progress(tally: Tally) -> None:
+            failed = f", {tally.failed:,} failed" if tally.failed else ""
+            bar.update(task, completed=tally.done, told=f"{_rate(tally):.2f} rows/s{failed}")
+
+        return work(progress)
+
+
+class _Lines:
+    """Tells of progress in a line, but not too often."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._said = write, time.monotonic()
+
+    def __call__(self, tally: Tally) -> None:
+        if time.monotonic() - self._said >= _EVERY and (rate := _rate(tally)):
+            self._said = time.monotonic()
+            left = (tally.rows - tally.done) / rate
+            self._write(f"{tally.done:,} of {tally.rows:,} rows, {rate:.2f} rows/s, about {left / 60:,.0f} min left")
+
+
+def _rate(tally: Tally) -> float:
+    return (tally.done - tally.kept) / tally.seconds if tally.seconds else 0.0
