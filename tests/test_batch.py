@@ -376,16 +376,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # what takes time, no memory
 
     def peak(rows):
-        text = " ".join(f"word{i}" for i in range(300))
-        source = write(tmp_path / "in.jsonl", ({"query": f"q{i}", "answer": text} for i in range(rows)))
+        source = write(tmp_path / "in.jsonl", ({"query": f"q{i}", "answer": "a", "n": "x" * 9000} for i in range(rows)))
         tracemalloc.start()
         done(source, tmp_path / "out.jsonl", start_over=True)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
 
-    small, large = peak(100), peak(1100)
-    assert large - small < 1000 * 500  # keys and places; the texts would be 1000 * 5000
+    small, large = peak(200), peak(2000)
+    assert large - small < 1800 * 500  # keys and places; the records would be 1800 * 9000
 
 
 CASES = [

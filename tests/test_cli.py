@@ -66,6 +66,38 @@ def test_align_prints_the_text_alone_on_stdout(align):
     assert "policy: " in err and "reused" in err
 
 
+def test_batch(mal, models, tmp_path):
+    (tmp_path / "in.csv").write_text("query,goldens,generated_text\nHello?,g,Hi there.\nWhy?,g,\n")
+    pair = ("--aligner", models["aligner"], "--max-tokens", 12, "--threads", 1)
+    given = ("batch", tmp_path / "in.csv", tmp_path / "out.jsonl", "-o", "empathy", *pair)
+    code, out, err = mal(*given, "--json")
+    told = json.loads(out)
+    assert (code, told["rows"], told["errors"]) == (1, 2, {"EmptyAnswer": 1})
+    assert "1 failed: EmptyAnswer (first: record 2: there is no answer to edit: it is empty)" in err
+    edited, empty = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (edited["outcome"], edited["tokens_written"]) == ("aligned", 12)
+    assert (empty["outcome"], empty["error_type"]) == ("failed", "EmptyAnswer")
+    code, out, err = mal(*given, "--rounds", 2)
+    assert code == 2
+    assert "was begun with other settings (rounds: 1, now 2)" in err and "--start-over" in err
+    code, out, err = mal(*given, "--no-retry")
+    assert (code, out) == (1, "")
+    assert "2 rows in" in err and "2 from an earlier run" in err
+
+
+def test_batch_answers_first_where_there_is_no_answer(mal, models, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"query": "Hello?"}\n{"query": "Why?", "answer": "So."}\n')
+    pair = ("--policy", models["policy"], "--aligner", models["aligner"], "--max-tokens", 12, "--threads", 1)
+    code, out, err = mal("batch", tmp_path / "in.jsonl", tmp_path / "out.csv", "-o", "empathy", *pair)
+    assert (code, out) == (0, "")
+    assert "2 rows in" in err
+    assert not (tmp_path / "out.csv.part").exists()
+    code, out, err = mal("batch", tmp_path / "in.jsonl", tmp_path / "out.csv", "-o", "empathy", *pair)
+    assert code == 1 and "there already" in err
+    code, out, err = mal("batch", tmp_path / "in.jsonl", tmp_path / "new.csv", "-o", "empathy", "-o", "brevity", *pair)
+    assert code == 2 and "one set of objectives" in err
+
+
 def test_align_json(align):
     code, out, _ = align("Hello?", "-o", "empathy", "--json")
     result = json.loads(out)

@@ -1,0 +1,166 @@
+"""How many rows a second: one at a time, in flight together, and two llama_cpp.Llama in a loop.
+
+    python bench/batch.py MODEL.gguf ANSWERS.csv [--adapter FILE.gguf] [--rows 300] [--in-flight 1,2,4,8] [--no-draft]
+
+Rows with an answer are edited toward --objectives by `mal batch`'s own loop, journal included; "two Llamas" is the
+second of two llama_cpp.Llama objects, which reads each prompt and writes the edit, one after the other. The rows come
+in blocks of --block; each contestant does each block, in an order that changes from block to block, so that what else
+the machine does hits all alike. Ratios are taken within a block before their median is. "cpu" are seconds of the
+processor. `same` counts the rows whose text is that of one at a time; the others differ by near-ties, which larger
+batches round the other way, unless --in-flight leaves out 1.
+
+Prints a table and, as its last line, one JSON document.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from machine import Bystanders, Result, machine
+
+from metaaligner_lite import GgufAligner, GivenAnswer, open_engine, resolve
+from metaaligner_lite.batch import Job, align_rows
+from metaaligner_lite.journal import Journal
+from metaaligner_lite.llama.machine import hardware_threads
+from metaaligner_lite.pair import Pair
+from metaaligner_lite.prompts import CONVERSATION, PLAIN_DIALOGUE, edit_prompt, text_of
+from metaaligner_lite.records import Record
+from metaaligner_lite.rows import Reading, Row, read_rows
+
+ALONE, LLAMAS = "1 in flight", "two Llamas"
+
+
+def main() -> None:
+    options = parse()
+    reading = Reading(objectives=tuple(resolve(options.objectives)))
+    rows = [row for row in read_rows(options.answers, reading) if fits(row, options)]
+    rows = rows[:: max(1, len(rows) // options.rows)][: options.rows]
+    blocks: list[dict[str, Result]] = []
+    texts: dict[str, dict[bytes, str]] = {}
+    with open_engine(options.model, adapter=options.adapter, threads=options.threads) as engine:
+        layout = "" if options.adapter else CONVERSATION
+        aligner = GgufAligner(engine, layout=layout, template=PLAIN_DIALOGUE, draft=options.draft)
+        contest = {f"{n} in flight": ours(aligner, reading, n) for n in options.in_flight}
+        if options.llamas:
+            contest[LLAMAS] = theirs(aligner, options)
+        work = iter(rows)
+        while block := list(islice(work, options.block)):
+            turn = len(blocks) % len(contest)
+            found: dict[str, Result] = {}
+            for name in [*list(contest)[turn:], *list(contest)[:turn]]:
+                clocks = time.perf_counter(), time.process_time()
+                written, texts_here = contest[name](block)
+                texts.setdefault(name, {}).update(texts_here)
+                found[name] = {
+                    "seconds": time.perf_counter() - clocks[0],
+                    "cpu": time.process_time() - clocks[1],
+                    "written": written,
+                    "rows": len(block),
+                }
+                print(f"block {len(blocks) + 1}, {name}: {found[name]}", file=sys.stderr)
+            blocks.append(found)
+    report(options, blocks, texts)
+
+
+Contestant = Callable[[list[Row]], tuple[int, dict[bytes, str]]]
+
+
+def ours(aligner: GgufAligner, reading: Reading, in_flight: int) -> Contestant:
+    def run(block: list[Row]) -> tuple[int, dict[bytes, str]]:
+        texts: dict[bytes, str] = {}
+        written = 0
+        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal", {}) as journal:
+
+            def done(row: Row, result: Record) -> None:
+                nonlocal written
+                journal.append(row.key, result)
+                texts[row.key] = result.get("text", "")
+                written += result.get("written", 0)
+
+            job = Job(Path("in.csv"), Path("out.csv"), reading, in_flight=in_flight)
+            align_rows(iter(block), Pair(GivenAnswer(""), aligner), job, shared=False, on_done=done)
+        return written, texts
+
+    return run
+
+
+def theirs(aligner: GgufAligner, options: argparse.Namespace) -> Contestant:
+    from llama_cpp import Llama
+
+    threads = options.threads or hardware_threads()
+    path = str(options.model)
+    _, second = (Llama(path, n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False) for _ in "12")
+
+    def run(block: list[Row]) -> tuple[int, dict[bytes, str]]:
+        texts: dict[bytes, str] = {}
+        written = 0
+        for row in block:
+            case = row.case
+            assert case
+            assert case.answer
+            prompt = edit_prompt(aligner.layout, case.query, case.answer, case.objectives, aligner.template)
+            limit = 2 * len(aligner.engine.model.encode_text(case.answer)) + 256
+            found = second.create_completion(text_of(prompt), max_tokens=limit, temperature=0.0, repeat_penalty=1.0)
+            texts[row.key] = found["choices"][0]["text"].strip()
+            written += found["usage"]["completion_tokens"]
+        return written, texts
+
+    return run
+
+
+def fits(row: Row, options: argparse.Namespace) -> bool:
+    """Rows that have an answer of a common length, so that no contestant refuses one."""
+    return bool(row.case and row.case.answer) and 25 <= len(row.case.answer.split()) <= options.words
+
+
+def report(options: argparse.Namespace, blocks: list[dict[str, Result]], texts: dict[str, dict[bytes, str]]) -> None:
+    rows: list[Result] = []
+    base = ALONE if ALONE in blocks[0] else next(iter(blocks[0]))
+    print(f"{'contestant':<14}{'rows/s':>8}{'tok/cpu s':>11}{'x rows/s':>10}{'x per cpu s':>13}{'same':>7}")
+    for name in blocks[0]:
+        total = {key: sum(block[name][key] for block in blocks) for key in ("seconds", "cpu", "written", "rows")}
+        row: Result = {
+            "contestant": name,
+            "rows_per_s": round(total["rows"] / total["seconds"], 3),
+            "tokens_per_cpu_s": round(total["written"] / total["cpu"], 2),
+            "same": sum(text == texts[base][key] for key, text in texts[name].items()),
+        }
+        for key, told in (("seconds", "rows_ratio"), ("cpu", "cpu_ratio")):
+            row[told] = round(statistics.median(block[base][key] / block[name][key] for block in blocks), 3)
+        rows.append(row)
+        print(
+            f"{name:<14}{row['rows_per_s']:>8.3f}{row['tokens_per_cpu_s']:>11.1f}{row['rows_ratio']:>10.2f}"
+            f"{row['cpu_ratio']:>13.2f}{row['same']:>7}"
+        )
+    count = sum(block[base]["rows"] for block in blocks)
+    print(f"{count} rows in {len(blocks)} blocks; ratios to {base}; others took {options.foreign.share():.0%}")
+    about = {"model": options.model.name, "adapter": options.adapter and options.adapter.name, "draft": options.draft}
+    print(json.dumps({"bench": "batch", "machine": machine(options.threads), **about, "n": count, "rows": rows}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("answers", type=Path)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--objectives", default="brevity")
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--block", type=int, default=24)
+    parser.add_argument("--words", type=int, default=220, help="of the longest answer")
+    parser.add_argument("--in-flight", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2, 4, 8])
+    parser.add_argument("--draft", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--llamas", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--threads", type=int, default=0, help="for all alike; 0: as many as the runtime chooses")
+    options = parser.parse_args()
+    options.foreign = Bystanders()
+    return options
+
+
+if __name__ == "__main__":
+    main()
