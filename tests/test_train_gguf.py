@@ -72,7 +72,7 @@ def test_the_numbers_and_tokens_are_those_that_llama_cpp_runs(files, tmp_path, k
     ids = list(range(4, 40))
     ours, theirs = transformers_says(folder, ids), llama_cpp_says(files[kind], ids)
     # llama.cpp rounds activations to what the weights are stored in, and to 8 bits for quantized ones.
-    room = {"F32": 1e-5, "F16": 1e-3, "BF16": 1e-2}.get(kind, 6e-2)
+    room = {"F32": 1e-5, "F16": 3e-3, "BF16": 1e-2}.get(kind, 6e-2)
     assert np.linalg.norm(ours - theirs) < room * np.linalg.norm(theirs)
     same_tokens(files[kind], folder)
     assert unpack(files[kind], folder) == folder  # what is whole is not made again
