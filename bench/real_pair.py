@@ -59,7 +59,7 @@ SAMPLED = Sampling(temperature=0.7)
 def main() -> None:
     options = parse()
     if options.contestant:
-        contest(options.model, options.threads)
+        contest([options.model, options.model if options.aligner == SELF else Path(options.aligner)], options.threads)
     elif options.report:
         report([row for file in options.report for row in read_rows(file)])
     elif options.answers:
@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> None:
         sampling=SAMPLED,
         engine={"threads": options.threads},
     )
-    rivals = Rivals(options.model, options.threads) if options.rivals else None
+    rivals = Rivals(options.model, options.aligner, options.threads) if options.rivals else None
     written = _watch_writing()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # which is no death of a row either
     try:
@@ -275,8 +275,17 @@ def _watch_writing() -> list[LoopGuard]:
 class Rivals:
     """The same prompts for two llama_cpp.Llama objects, in another process, so that memory can be told apart."""
 
-    def __init__(self, model: Path, threads: int) -> None:
-        command = [sys.executable, __file__, str(model), "--contestant", "--threads", str(threads)]
+    def __init__(self, model: Path, aligner: str, threads: int) -> None:
+        command = [
+            sys.executable,
+            __file__,
+            str(model),
+            "--aligner",
+            aligner,
+            "--contestant",
+            "--threads",
+            str(threads),
+        ]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def correct(self, pair: Pair, query: str, history: Sequence[Message], objectives: str) -> Result:
@@ -312,7 +321,7 @@ def edit_request(aligner: GgufAligner, query: str, answer: str, objectives: str,
     return text_of(pieces)
 
 
-def contest(model: Path, threads: int) -> None:
+def contest(models: Sequence[Path], threads: int) -> None:
     """The process of the two Llama objects: a prompt in, a greedy text out."""
     import os
 
@@ -321,7 +330,8 @@ def contest(model: Path, threads: int) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to stderr
     threads = threads or hardware_threads()
-    pair = [Llama(str(model), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False) for _ in range(2)]
+    options = {"n_ctx": 4096, "n_threads": threads, "n_threads_batch": threads, "verbose": False}
+    pair = [Llama(str(model), **options) for model in models]
     for line in sys.stdin:
         asked = json.loads(line)
         began, cpu = time.perf_counter(), time.process_time()
