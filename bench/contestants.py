@@ -44,9 +44,9 @@ class Ours:
         real_sampler = decode._sampler
 
         @contextmanager
-        def replaying(sampling: Any) -> Iterator[Any]:
+        def replaying(sampling: Any, context: Any) -> Iterator[Any]:
             tokens = iter(self.recorded.popleft())
-            with real_sampler(sampling) as choose:
+            with real_sampler(sampling, context) as choose:
 
                 def given(context: Any, place: int) -> int:
                     choose(context, place)

@@ -135,7 +135,7 @@ def tokens(case: Case) -> Tokens:
 
 
 def recorded(path: Path | None) -> Iterator[Case]:
-    """Edits from a file, such as the held-out pairs of the embedded aligner's data."""
+    """Edits from a file, such as `equal.py --record` writes."""
     for line in path.read_text(encoding="utf-8").splitlines() if path else ():
         row = json.loads(line)
         share = copied_share(row["weak"].split(), row["strong"].split())

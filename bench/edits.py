@@ -1,12 +1,13 @@
-"""The edits that the benchmarks replay: by hand, by inserting, deleting and replacing spans, by the embedded pair.
+"""The edits that the benchmarks replay: by hand, by inserting, deleting and replacing spans, by a trained pair.
 
 edits.jsonl holds the texts: queries with a weak and an edited answer (`source` says whose), and paragraphs that
 lengthen a conversation. An edit with a given share of copied text is made from a weak answer and another text,
 parts of which are inserted, or replace as much of the answer; parts of the answer are dropped as well. "70s" is made of
 whole sentences, as where an aligner adds comfort and drops a reproach; "70w" of stretches of a few words, as where it
 rewords throughout. The second is much the harder to draft at the same share. Lengths are drawn, not constant; what is
-inserted is running English, so that its words also occur in the answer by chance, as they do in real edits. "demo" is
-what the embedded pair writes when it is measured: its policy's answers and its aligner's edits of them (`record`).
+inserted is running English, so that its words also occur in the answer by chance, as they do in real edits. "own" is
+what the small trained pair of tests/models writes when it is measured: its policy's answers to queries.jsonl, its
+aligner's edits of them (`record`).
 """
 
 import json
@@ -17,13 +18,13 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from metaaligner_lite.demo import DEMO_ALIGNER, DEMO_POLICY
-
 TEXTS = Path(__file__).with_name("edits.jsonl")
-QUERIES = Path(__file__).with_name("handwritten.jsonl")
+QUERIES = Path(__file__).with_name("queries.jsonl")
+TRAINED = Path(__file__).parents[1] / "tests" / "models"  # small models that know the messages of queries.jsonl
+POLICY, ALIGNER, ADAPTER = (TRAINED / name for name in ("policy.gguf", "aligner.gguf", "adapter.gguf"))
 MADE = ("real", "90s", "90w", "70s", "70w", "40s", "40w", "0")  # of edits.jsonl alone
-DEMO = "demo"
-KINDS = (*MADE, DEMO)
+OWN = "own"
+KINDS = (*MADE, OWN)
 OBJECTIVE_SETS = ("empathy", "clarity", "empathy,clarity", "politeness")
 _STRAY = 3  # words in a row that count as copied; shorter matches are chance
 
@@ -55,11 +56,11 @@ def copied_share(answer: Sequence[object], edit: Sequence[object]) -> float:
 def case(name: str, turn: int, conversation: int = 420, sets: int = 1, recorded: Sequence[Case] = ()) -> Case:
     """A conversation of about so many words, edited as `name` says (KINDS; "real" was written by hand).
 
-    Another `turn` gives another query from its first word on, so that no cache helps from turn to turn. "demo" takes
+    Another `turn` gives another query from its first word on, so that no cache helps from turn to turn. "own" takes
     the `recorded` ones in turn, and lengthens their queries as those of the others.
     """
     rows, background = texts()
-    if name == DEMO:
+    if name == OWN:
         own = recorded[turn % len(recorded)]
         query = _query(own.query, background, turn, conversation - len(own.answer.split()))
         return replace(own, query=query, objectives=own.objectives[:sets], edits=own.edits[:sets])
@@ -83,7 +84,7 @@ def all_cases() -> Iterator[Case]:
 
 
 def record(rows: Path, most: int, threads: int = 0) -> list[Case]:
-    """What the embedded pair as it is now makes of the first queries of a JSONL file (query, objectives).
+    """What the trained pair makes of the first queries of a JSONL file (query, objectives).
 
     The edits are plain greedy ones, without drafts: for the row's own objectives first, then for OBJECTIVE_SETS, four
     in all. Rows where policy or aligner write nothing are passed over.
@@ -92,7 +93,7 @@ def record(rows: Path, most: int, threads: int = 0) -> list[Case]:
     from metaaligner_lite.objectives import resolve
 
     cases: list[Case] = []
-    with open_engine(DEMO_POLICY, threads=threads) as speaker, open_engine(DEMO_ALIGNER, threads=threads) as editor:
+    with open_engine(POLICY, threads=threads) as speaker, open_engine(ALIGNER, threads=threads) as editor:
         policy, aligner = GgufPolicy(speaker), GgufAligner(editor, draft=False)
         for line in rows.read_text(encoding="utf-8").splitlines():
             if len(cases) == most:
@@ -103,9 +104,9 @@ def record(rows: Path, most: int, threads: int = 0) -> list[Case]:
             edits = [aligner.edit(row["query"], [(draft, resolve(names))])[0].text for names in wanted]
             if draft.text and all(edits):
                 share = copied_share(draft.text.split(), edits[0].split())
-                cases.append(Case(DEMO, row["query"], draft.text, wanted, tuple(edits), share))
+                cases.append(Case(OWN, row["query"], draft.text, wanted, tuple(edits), share))
     if not cases:
-        raise SystemExit(f"the embedded pair wrote nothing for the queries of {rows}")
+        raise SystemExit(f"the trained pair wrote nothing for the queries of {rows}")
     return cases
 
 

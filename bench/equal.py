@@ -1,6 +1,6 @@
-"""Do drafts change greedy output? And what does the loop cost around a small model? On the embedded pair, no replay.
+"""Do drafts change greedy output? And what does the loop cost around a small model? On the trained pair, no replay.
 
-    python -m mal_train.demo.generate --out DATA && python bench/equal.py DATA/heldout.jsonl [--most 200]
+    python bench/equal.py [ROWS.jsonl] [--most 200]        (the trained pair and the prompts of tests/models)
     python bench/equal.py --forced MODEL.gguf              (a model of a real size, such as shapes.py makes)
 
 Each query is answered by the policy and the answer edited twice, with drafts and without. Drafts are verified in
@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 from contestants import Tokenizer, _time_decodes
-from edits import case, copied_share
+from edits import ALIGNER, POLICY, TRAINED, case, copied_share
 
-from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, GgufAligner, GgufPolicy, open_engine
+from metaaligner_lite import GgufAligner, GgufPolicy, open_engine
 from metaaligner_lite.generation import Generation
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.engine import Engine
@@ -39,19 +39,17 @@ from metaaligner_lite.prompts import edit_prompt, encode
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=Path, nargs="?", help="JSONL with query and objectives, such as heldout.jsonl")
+    parser.add_argument("rows", type=Path, nargs="?", default=TRAINED / "prompts.jsonl", help="query and objectives")
     parser.add_argument("--forced", type=Path, help="compare choices on this model instead")
     parser.add_argument("--most", type=int, default=200)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--policy", type=Path, default=DEMO_POLICY)
-    parser.add_argument("--aligner", type=Path, default=DEMO_ALIGNER)
+    parser.add_argument("--policy", type=Path, default=POLICY)
+    parser.add_argument("--aligner", type=Path, default=ALIGNER)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     if options.forced:
         forced(options.forced, options.threads)
         return
-    if not options.rows:
-        parser.error("name a file of rows, or --forced MODEL")
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()][: options.most]
     decodes = _time_decodes()
     edits, recorded = [], []

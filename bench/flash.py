@@ -1,6 +1,6 @@
 """Is flash attention worth it on this machine? One decode of 1 to 32 tokens and a read of 512, with it and without.
 
-    python bench/flash.py --cache DIR [--shapes small 1.1b wide embedded] [--repeat 9] [--threads 2]
+    python bench/flash.py --cache DIR [--shapes small 1.1b wide trained] [--repeat 9] [--threads 2]
     python bench/flash.py --cache DIR --quick                (shape small, one thread, twice: does the script work?)
 
 Decodes run after the 512 tokens that were read; both ways take turns over one model, so that the machine's moods hit
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine, undisturbed
-from shapes import EMBEDDED, SHAPES, pair
+from shapes import SHAPES, TRAINED, pair
 
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.model import open_model
@@ -48,7 +48,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder for the random models (1.1b: 1.3 GB)")
-    parser.add_argument("--shapes", nargs="+", choices=(*SHAPES, EMBEDDED), default=["small", "1.1b", "wide", EMBEDDED])
+    parser.add_argument("--shapes", nargs="+", choices=(*SHAPES, TRAINED), default=["small", "1.1b", "wide", TRAINED])
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--patience", type=int, default=3, help="how often to repeat a disturbed shape")

@@ -15,6 +15,7 @@ import metaaligner_lite
 DISTURBED = 0.05
 PACKAGES = ("llama-cpp-python", "numpy", "torch", "transformers")
 HERE = Path(metaaligner_lite.__file__).parent
+TRAINED = Path(__file__).parents[1] / "tests" / "models"
 Result = dict[str, Any]
 
 
@@ -81,7 +82,7 @@ def machine(threads: int) -> Result:
         "python": platform.python_version(),
         # Figures of another state of the code, or of another pair, are other figures.
         "runtime": _digest([*HERE.glob("*.py"), *HERE.glob("llama/*.py")]),
-        "embedded": _digest(HERE.glob("demo/*.gguf")),
+        "trained": _digest(TRAINED.glob("*.gguf")),
         **_versions(),
     }
 

@@ -1,13 +1,13 @@
 """What does a correction cost, and what does it cost elsewhere? The table of targets, rivals in the same run.
 
     python bench/pair.py --cache DIR [--shape 1.1b] [--repeat 5] [--kinds 70s 0 ...] [--only shared sets ...]
-    python bench/pair.py --shape embedded [--threads 1] [--rows heldout.jsonl]
+    python bench/pair.py --shape trained [--threads 1] [--rows heldout.jsonl]
     python bench/pair.py --cache DIR --quick                 (small shapes, one repetition: does the script work?)
 
-Models have a real size and random weights (shapes.py), or are the embedded pair. Edits are replayed (edits.py,
-contestants.py): the sampler's choice is given, so acceptance is that of real edits and cost that of a real model. The
-kind "demo" is what the embedded pair writes, recorded anew in each run; it is all that `--shape embedded` replays,
-unless --kinds says more. Without an activated adapter beside that pair there is no shared base to measure.
+Models have a real size and random weights (shapes.py), or are the small trained pair of tests/models. Edits are
+replayed (edits.py, contestants.py): the sampler's choice is given, so acceptance is that of real edits and cost that of
+a real model. The kind "own" is what the trained pair writes, recorded anew in each run; it is all that
+`--shape trained` replays, unless --kinds says more.
 
 Every contestant is a process of its own; they take turns within each repetition, so that the machine's moods hit all
 alike, and ratios are taken within a repetition before their median is. A correction is what happens between the
@@ -33,11 +33,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edits import DEMO, KINDS, QUERIES, Case, case, record
+from edits import KINDS, OWN, QUERIES, Case, case, record
 from machine import Result, machine, undisturbed
-from shapes import EMBEDDED, SHAPES, Pair, pair
+from shapes import SHAPES, TRAINED, Pair, pair
 
-MAIN = "70s"  # the kind of edit whose policy turn is written out, too (embedded pair: its own)
+MAIN = "70s"  # the kind of edit whose policy turn is written out, too (trained pair: its own)
 Cases = Callable[..., Case]
 RIVAL = "two Llamas"
 SERVERS = "two servers, n-gram"
@@ -82,11 +82,8 @@ class Child:
 def main() -> None:
     options = parse()
     models = pair(options.shape, options.cache)
-    if "shared" in options.only and not models.adapter:
-        options.only.remove("shared")
-        print("shared base: skipped, the embedded pair has no activated adapter", file=sys.stderr)
-    needs_demo = DEMO in options.kinds or options.main == DEMO
-    recorded = record(options.rows, options.repeat + 1, options.threads) if needs_demo else []
+    own = OWN in options.kinds or options.main == OWN
+    recorded = record(options.rows, options.repeat + 1, options.threads) if own else []
     cases = partial(case, recorded=recorded)
     load = os.getloadavg()
     tokenizer = Child("Tokenizer", _opened(options, models))
@@ -126,8 +123,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, help="folder for the random models (1.1b: 1.3 GB)")
-    parser.add_argument("--shape", choices=(*SHAPES, EMBEDDED), default="1.1b")
-    parser.add_argument("--rows", type=Path, default=QUERIES, help="JSONL of queries and objectives, for demo")
+    parser.add_argument("--shape", choices=(*SHAPES, TRAINED), default="1.1b")
+    parser.add_argument("--rows", type=Path, default=QUERIES, help="JSONL of queries and objectives, for own")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for all contestants alike")
     parser.add_argument("--kinds", nargs="+", choices=KINDS)
@@ -152,11 +149,11 @@ def parse() -> argparse.Namespace:
         parser.error("--clock cpu adds up the seconds of all threads; say --threads 1")
     if options.quick:
         options.repeat, options.patience = 1, 0
-        options.shape = EMBEDDED if options.shape == EMBEDDED else "small"
-    if not options.cache and options.shape != EMBEDDED:
+        options.shape = TRAINED if options.shape == TRAINED else "small"
+    if not options.cache and options.shape != TRAINED:
         parser.error("--cache DIR is needed for random models")
-    options.main = DEMO if options.shape == EMBEDDED else MAIN
-    options.kinds = options.kinds or ([DEMO] if options.shape == EMBEDDED else list(KINDS))
+    options.main = OWN if options.shape == TRAINED else MAIN
+    options.kinds = options.kinds or ([OWN] if options.shape == TRAINED else list(KINDS))
     if "servers" in options.only and (not options.llama_server or options.clock == "cpu"):
         options.only.remove("servers")
         print("llama-server: skipped, no binary (--llama-server PATH) or --clock cpu", file=sys.stderr)
@@ -175,8 +172,8 @@ def _opened(options: argparse.Namespace, models: Pair) -> dict[str, Any]:
 def _contestants(
     options: argparse.Namespace, models: Pair
 ) -> tuple[dict[str, Child], dict[str, tuple[str, str, tuple[str, ...]]]]:
-    only, few, both = options.only, (options.main, "70w", "real", DEMO), _opened(options, models)
-    shared = both | ({"adapter": str(models.adapter)} if models.adapter else {})
+    only, few, both = options.only, (options.main, "70w", "real", OWN), _opened(options, models)
+    shared = both | {"adapter": str(models.adapter)}
     children = {"llamas": Child("TwoLlamas", both)}
     runs: dict[str, tuple[str, str, tuple[str, ...]]] = {RIVAL: ("llamas", "", KINDS)}
     for name, label, opened in (("shared", "shared base", shared), ("merged", "merged pair", both)):
@@ -360,7 +357,7 @@ def _targets(
 
     main, shared, merged = options.main, "shared base", "merged pair"
     check("first aligned token, shared base, to two Llamas", 1 / 10, ratio(main, shared, "first_ratio"))
-    for kind in dict.fromkeys((main, "70w", "real", DEMO)):
+    for kind in dict.fromkeys((main, "70w", "real", OWN)):
         check(f"correction, {kind}, shared base, to two Llamas", 1 / 3, ratio(kind, shared, "correction_ratio"))
         check(f"correction, {kind}, merged pair, to two Llamas", 1 / 2, ratio(kind, merged, "correction_ratio"))
     for name in (shared, merged):
@@ -373,7 +370,7 @@ def _targets(
     for name in (shared, merged):
         check(f"correction, {main}, {name}, to two llama-servers", 2 / 3, within(main, name, SERVERS))
     check("whole pair, shared base, to the floor of bare llama_decode", 1.10, ratio(main, shared, "pair_to_floor"))
-    outside = 0.25 if options.shape == EMBEDDED else 0.03
+    outside = 0.25 if options.shape == TRAINED else 0.03
     for name in (shared, merged):
         check(f"time outside llama_decode, correction, {name}", outside, ratio(main, name, "loop"))
         check(f"time outside llama_decode, policy, {name}", outside, ratio(main, name, "policy_loop"))

@@ -1,11 +1,11 @@
 """Align answers of real policies, row by row, and account for every row: does the machinery hold?
 
-    python bench/real_input.py ANSWERS.csv [MORE.csv] [--rows 50] [--aligner FILE.gguf]
+    python bench/real_input.py ANSWERS.csv [MORE.csv] [--rows 50] [--aligner FILE.gguf] [--adapter FILE.gguf]
 
 A CSV has the columns query and generated_text (the format of the paper's samples/ folder). Prints a table, the row
 that took longest of each file with what it read and wrote, and, as its last line, one JSON document. No text is
-printed. The embedded aligner is far from its domain on such texts: what counts here is that no row crashes, hangs or
-gets lost, not what is written.
+printed: what counts here is that no row crashes, hangs or gets lost, not what is written. Who edits if nothing is
+named is who edits in `mal align --answer`.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from metaaligner_lite import DEMO_ALIGNER, Correction, GgufAligner, GivenAnswer, MalError, align, open_engine
+from metaaligner_lite import Aligner, Correction, GivenAnswer, MalError, align
+from metaaligner_lite.pair import Choice, open_pair
 
 
 def main() -> None:
@@ -25,18 +26,19 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=50)
     parser.add_argument("--objectives", default="empathy,clarity")
-    parser.add_argument("--aligner", type=Path, default=DEMO_ALIGNER)
+    parser.add_argument("--aligner", type=Path)
+    parser.add_argument("--adapter", type=Path)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
 
     csv.field_size_limit(1 << 24)
     summary = {}
-    with open_engine(options.aligner, threads=options.threads) as engine:
-        aligner = GgufAligner(engine)
+    choice = Choice(None, options.aligner, options.adapter, answer="", engine={"threads": options.threads})
+    with open_pair(choice, say=print) as pair:
         for file in options.files:
             with file.open(newline="", encoding="utf-8") as source:
                 rows = [row for row, _ in zip(csv.DictReader(source), range(options.rows), strict=False)]
-            summary[file.stem] = run(rows, aligner, options.objectives)
+            summary[file.stem] = run(rows, pair.aligner, options.objectives)
     columns = f"{'read':>8}{'reused':>8}{'written':>9}{'s/row':>8}{'max s':>8}"
     print(f"{'file':<20}{'rows':>6}{'empty':>7}  {'outcomes':<44}{columns}")
     for name, s in summary.items():
@@ -52,7 +54,7 @@ def main() -> None:
     print(json.dumps(summary))
 
 
-def run(rows: list[dict[str, str]], aligner: GgufAligner, objectives: str) -> dict[str, object]:
+def run(rows: list[dict[str, str]], aligner: Aligner, objectives: str) -> dict[str, object]:
     outcomes: Counter[str] = Counter()
     seconds, read, reused, written = [], 0, 0, 0
     slowest: dict[str, object] = {}
@@ -70,7 +72,7 @@ def run(rows: list[dict[str, str]], aligner: GgufAligner, objectives: str) -> di
                 slowest = {"row": number, "seconds": round(seconds[-1], 3)} | _cost(correction)
         if correction.failure:
             assert correction.text == row["generated_text"]  # nothing is lost
-            outcomes["kept: " + ("too long" if "context" in correction.failure else "nothing written")] += 1
+            outcomes["kept: " + ("too long" if "context" in correction.failure else correction.failure)] += 1
         if correction.edit:
             outcomes["edited, " + correction.edit.finish] += not correction.failure
             counts = correction.edit.counts

@@ -7,7 +7,7 @@ random weights cannot tell is which tokens a model would choose: bench/pair.py g
 
 A shape is written as F16 tensor by tensor, quantized to Q4_K_M by llama.cpp itself and kept in DIR (1.1b: 0.6 GB,
 about a minute). With it comes a random activated adapter (LoRA of rank 32 on q, k, v and o). The vocabulary holds the
-words of the benchmark's texts and those of the embedded pair's vocabulary: another pair makes other files.
+words of the benchmark's texts and those of the vocabulary of tests/models: another pair makes other files.
 """
 
 import argparse
@@ -24,9 +24,8 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from edits import OBJECTIVE_SETS, TEXTS
+from edits import ADAPTER, ALIGNER, OBJECTIVE_SETS, POLICY, TEXTS
 
-from metaaligner_lite.demo import DEMO_ALIGNER, DEMO_POLICY
 from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.prompts import PLAIN_DIALOGUE, edit_prompt
@@ -60,7 +59,7 @@ SHAPES = {
     # Heads of 128 and as many of keys and values, as in Llama 2 7B; half as wide, and made in seconds.
     "wide": Shape(layers=4, width=2048, heads=16, kv_heads=16, ffn=5632, vocab=32000),
 }
-EMBEDDED = "embedded"  # not random: the pair that comes with the package
+TRAINED = "trained"  # not random: the small pair of tests/models
 
 
 @dataclass(frozen=True)
@@ -71,19 +70,18 @@ class Files:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files, as of a real pair, and the adapter of a shared base over the first (None: there is none)."""
+    """Two files, as of a real pair, and the adapter of a shared base over the first."""
 
     policy: Path
     aligner: Path
-    adapter: Path | None
+    adapter: Path
     shape: Shape
 
 
 def pair(name: str, cache: Path) -> Pair:
-    """The pair of a shape: random, the aligner a copy of the policy, or the embedded one with its adapter, if any."""
-    if name == EMBEDDED:
-        adapter = DEMO_POLICY.with_name("adapter.gguf")
-        return Pair(DEMO_POLICY, DEMO_ALIGNER, adapter if adapter.exists() else None, _shape_of(DEMO_POLICY))
+    """The pair of a shape: random, the aligner a copy of the policy, or the trained one with its adapter."""
+    if name == TRAINED:
+        return Pair(POLICY, ALIGNER, ADAPTER, _shape_of(POLICY))
     files = build(name, cache)
     second = files.model.with_name(f"second-{files.model.name}")
     if not second.exists():
@@ -123,9 +121,9 @@ def build(name: str, cache: Path) -> Files:
 def _words() -> list[str]:
     """The words of the benchmark's texts: one token each, so that texts have about as many tokens as in real models.
 
-    What the embedded pair will write is not known; its vocabulary's words stand for that.
+    What the trained pair will write is not known; its vocabulary's words stand for that.
     """
-    tokens = gguf.GGUFReader(DEMO_POLICY).fields["tokenizer.ggml.tokens"].contents()
+    tokens = gguf.GGUFReader(POLICY).fields["tokenizer.ggml.tokens"].contents()
     found = {token[1:] for token in tokens if re.fullmatch("Ġ[A-Za-z]+", token)}
     for line in TEXTS.read_text(encoding="utf-8").splitlines():
         for text in json.loads(line).values():

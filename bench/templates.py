@@ -5,7 +5,8 @@
 FOLDER holds templates as *.jinja (such as models/templates in llama.cpp's sources) or as *.cpp with a table of them
 (its tests/test-chat-template.cpp). No template is kept here; bench/LOG.md has the result. Columns:
 
-  turns    question and answer as one prompt; "parts" if only lists of content parts render
+  turns    question and answer as one prompt; "parts" if it takes lists of content parts alone, "no tools" if it
+           renders only where nothing is said of tools
   system   a system turn: held, moved before the user's text, or why not
   history  user and assistant turns before the question, then the edit request
   begins   a conversation in which the assistant speaks first: held, or an empty turn before it
@@ -21,22 +22,36 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from metaaligner_lite.errors import MalError
-from metaaligner_lite.prompts import ChatTemplate, Message, chat_prompt, fit, invocation, opens_thoughts, text_of
+from metaaligner_lite.prompts import (
+    _FORMS,
+    ChatTemplate,
+    Message,
+    Piece,
+    chat_prompt,
+    fit,
+    invocation,
+    opens_thoughts,
+    text_of,
+)
 
+# What looks like a special token; ordinary tags such as <user> or </assistant> may be either, and are taken for text.
 _SPECIAL = re.compile(
-    r"<[|｜][^<>\s{}]{1,40}[|｜]>|<\|[a-z_]+>|<[a-z_]+\|>|\[/?[A-Z_]{3,20}\]|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|SEP|CLS)>"
-    r"|</?(?:seed|hy_?\w*):\w+>|\]<\]\w+\[>\[|<end_of_utterance>|<unused\d+>|<reserved_\d+>|\[gMASK\]|<sop>|<SPECIAL_\d+>"
+    r"<[|｜][^<>\s{}'\"]{1,40}>|<[a-z_]+\|>|\[/?[A-Z_]{3,20}\]|</?s>|<(?:start|end)_of_turn>|<(?:beginning|end)_of_sentence>"
+    r"|<(?:bos|eos|sep|SEP|CLS|sop)>|</?seed:\w+>|\[gMASK\]|<SPECIAL_\d+>|\[e~\[|\]~b\]"
 )
 
 
 class Words:
-    """A vocabulary whose special tokens are those that the template's text shows; other text is one token a letter."""
+    """A vocabulary whose special tokens are those that the template shows; other text is one token a letter."""
 
     def __init__(self, template: ChatTemplate) -> None:
-        found = dict.fromkeys([*_SPECIAL.findall(template.source), template.bos, template.eos])
+        turns = [Message("user", "q"), Message("assistant", "a"), Message("user", "b")]
+        shown = template.source + text_of(chat_prompt(turns, template))
+        found = dict.fromkeys([*_SPECIAL.findall(shown), template.bos, template.eos])
         self.specials = {text: i for i, text in enumerate(found) if text}
         self.bos = None
 
@@ -64,22 +79,21 @@ def _row(template: ChatTemplate) -> list[str]:
     asked = _try(template, [question])
     if asked.startswith("refused"):
         return [asked, *[""] * 6]
-    if not _plain(template):
-        asked = "parts"
+    asked = _form(template)
     words = Words(template)
     try:
         invocation("conversation", template, words)
         activated = "yes"
     except MalError as error:
-        activated = f"no: {_short(error)}"
+        activated = "no special token" if "no special token" in str(error) else f"no: {_short(error)}"
     return [
         asked,
         _try(template, [system, question]),
         _try(template, [system, question, answer, question, answer, Message("user", "Edit.")]),
         _try(template, [answer, question]),
-        " ".join(f"`{mark}`" for mark in template.marks(words.specials)) or "token",
+        " ".join(f"`{mark.strip()}`" for mark in template.marks(words.specials)) or "token",
         activated,
-        f"`{mark}`" if (mark := opens_thoughts(chat_prompt([question], template))) else "",
+        f"`{mark}`".replace("|", "\\|") if (mark := opens_thoughts(chat_prompt([question], template))) else "",
     ]
 
 
@@ -96,15 +110,14 @@ def _try(template: ChatTemplate, messages: list[Message]) -> str:
     return ", ".join(said) or "held"
 
 
-def _plain(template: ChatTemplate) -> bool:
-    """Whether it takes texts as they are, rather than lists of parts."""
-    try:
-        template._pieces(
-            [("user", chat_prompt([Message("user", "Why?")], ChatTemplate("{{ messages[0].content }}")))], True, False
-        )
-    except MalError:
-        return False
-    return True
+def _form(template: ChatTemplate) -> str:
+    """How it wants a question told: as text, in parts, or without the word that there are no tools."""
+    question = [("user", (Piece("Why?", content=True),))]
+    for (in_parts, also), name in zip(_FORMS, ("held", "parts", "no tools"), strict=True):
+        with suppress(MalError):
+            template._pieces(question, True, in_parts, also)
+            return name
+    return "refused"
 
 
 def _short(error: MalError) -> str:
@@ -116,7 +129,10 @@ def _templates(folder: Path) -> Iterator[tuple[str, str]]:
         yield path.stem, path.read_text(encoding="utf-8")
     for path in sorted(folder.rglob("*.cpp")):
         table = path.read_text(encoding="utf-8")
-        pattern = r'/\* \.name= \*/\s*"(?P<name>[^"]+)",\s*/\* \.template_str= \*/\s*(?:U8C\()?(?:u8)?(?P<text>"(?:[^"\\]|\\.)*")'
+        pattern = (
+            r'/\* \.name= \*/\s*"(?P<name>[^"]+)",\s*'
+            r'/\* \.template_str= \*/\s*(?:U8C\()?(?:u8)?(?P<text>"(?:[^"\\]|\\.)*")'
+        )
         for found in re.finditer(pattern, table):
             yield found["name"].split(" (")[0], ast.literal_eval(found["text"])
 

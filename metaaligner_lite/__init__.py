@@ -17,7 +17,6 @@ __version__ = "0.1.0"
 
 from .align import Correction, align, align_each
 from .aligners import Aligner, GgufAligner
-from .demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
 from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
 from .generation import Counts, Generation, Sampling
 from .manifest import Manifest
@@ -39,7 +38,6 @@ __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
     "GgufPolicy", "GivenAnswer", "Policy", "Answer", "Message",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",
     "Objective", "resolve", "load_catalogue", "Manifest",
-    "DEMO_ADAPTER", "DEMO_ALIGNER", "DEMO_POLICY",
     "MalError", "UsageError", "FileProblem", "ModelError", "PromptTooLong", "DataError", "MissingExtra",
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .aligners import Aligner
 from .errors import PromptTooLong, UsageError
+from .gate import Gate
 from .generation import Generation, OnText, Stop
 from .loops import tidy
 from .objectives import Objective, resolve
@@ -19,8 +20,9 @@ from .prompts import Message
 class Correction:
     """An aligned answer and what it cost. Where a round failed, `text` is what it was before: at first the weak answer.
 
-    `aligned` says whether `text` is the aligner's. `failure` says why a round failed ("" if none did); `edits` are the
-    aligner's generations, one per round that began. A weak answer that stays loses its own loop or invented turn.
+    `aligned` says whether `text` is the aligner's; it is not where the gate kept what was there. `failure` says why a
+    round failed ("" if none did); `edits` are the aligner's generations, one per round that began. A weak answer that
+    stays loses its own loop or invented turn.
     """
 
     query: str
@@ -31,6 +33,7 @@ class Correction:
     edits: tuple[Generation, ...] = ()
     aligned: bool = False
     failure: str = ""
+    preference: float | None = None  # of the last edit over what it edited, in nats per token, where a gate asked
 
     @property
     def edit(self) -> Generation | None:
@@ -49,14 +52,15 @@ def align(
     on_answer: OnText | None = None,
     on_edit: OnText | None = None,
     stop: Stop | None = None,
+    gate: Gate | None = None,
 ) -> Correction:
     """Let `policy` answer `query`, then let `aligner` edit that answer toward `objectives` (paper section 3.3).
 
     `history` holds the turns before the query, as their reader saw them. With several `rounds` the edit is edited
     again, until a round changes nothing. The texts stream to `on_answer` and `on_edit`. A correction that does not fit
     the aligner's context, comes out empty, goes round in circles or is stopped leaves the text as it was and says so
-    in `failure`. Once `stop` says so, what runs ends. Raises UsageError for an empty query or an unknown objective, and
-    what the policy raises.
+    in `failure`; a `gate` may keep the text, too. Once `stop` says so, what runs ends. Raises UsageError for an empty
+    query or an unknown objective, and what the policy raises.
     """
     return align_each(
         query,
@@ -68,6 +72,7 @@ def align(
         on_answer=on_answer,
         on_edit=on_edit,
         stop=stop,
+        gate=gate,
     )[0]
 
 
@@ -82,6 +87,7 @@ def align_each(
     on_answer: OnText | None = None,
     on_edit: OnText | None = None,
     stop: Stop | None = None,
+    gate: Gate | None = None,
 ) -> list[Correction]:
     """As `align`, with one correction of the same answer for each set of objectives, written side by side.
 
@@ -114,13 +120,33 @@ def align_each(
         for i, edit in zip(list(editing), edits, strict=True):
             before = corrections[i]
             corrections[i] = _after(before, edit)
-            if corrections[i].failure or edit.text == before.text:  # settled: the next round would do the same
+            if gate and corrections[i].aligned and edit.text != before.text:
+                corrections[i] = _judged(gate, corrections[i], before, editing[i], aligner, history)
+            if (
+                corrections[i].failure or corrections[i].text == before.text
+            ):  # settled: the next round would do the same
                 del editing[i]
             else:
                 editing[i] = Answer(edit.text)
         if not editing:
             break
     return corrections
+
+
+def _judged(
+    gate: Gate,
+    after: Correction,
+    before: Correction,
+    edited: Answer,
+    aligner: Aligner,
+    history: Sequence[Message],
+) -> Correction:
+    """What the gate makes of one more round: the correction after it, or what was there before."""
+    edit, kept = aligner.likelihoods(after.query, edited, after.objectives, [after.text, edited.text], history)
+    preference = edit - kept
+    if gate.takes(edit, kept):
+        return replace(after, preference=preference)
+    return replace(before, edits=after.edits, preference=preference)
 
 
 def _after(before: Correction, edit: Generation) -> Correction:

@@ -1,11 +1,15 @@
-"""A name -> a file: what ships with the program, and the bases that packages bring."""
+"""A name -> a file: a path, a repository of the Hugging Face Hub or its cache, what packages bring, what ships here."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from .errors import FileProblem, require_extra
 from .gguf_file import read_header
 from .manifest import GGUF_KEY, Manifest
 
@@ -58,3 +62,45 @@ def adapter_fingerprint(path: Path) -> str:
     """The fingerprint of the base that an adapter was trained on, "" if its manifest does not tell."""
     text = read_header(path).text(GGUF_KEY)
     return Manifest.from_json(text, str(path)).fingerprint if text else ""
+
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def locate(name: str | Path, what: str = "the model", *, files: Sequence[str]) -> Path:
+    """The folder of a model named by path or by Hub id (owner/name). HF_HUB_OFFLINE and the cache are honoured.
+
+    Of a repository the `files` of these patterns are fetched.
+
+    Raises FileProblem if it is neither, or cannot be fetched.
+    """
+    path = Path(name)
+    if not str(name):
+        raise FileProblem(f"{what} is not named; pass it with `base`")
+    if path.exists():
+        return path
+    if not _ID.fullmatch(str(name)) or str(name).startswith("."):
+        raise FileProblem(
+            f"{what}: no such file or folder: {name}; expected a model folder or a Hugging Face id (owner/name)"
+        )
+    require_extra("convert", "huggingface_hub")
+    return _download(str(name), what, files)
+
+
+def _download(repository: str, what: str, files: Sequence[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    try:
+        found = huggingface_hub.snapshot_download(repository, allow_patterns=list(files), local_files_only=offline)
+    except LocalEntryNotFoundError as error:
+        cause = " ".join(str(error.__cause__ or "it cannot be reached").split())[:200]
+        why = "HF_HUB_OFFLINE is set" if offline else f"the Hub does not give it ({cause})"
+        raise FileProblem(
+            f"{what}: {repository} is not in the local cache and {why}; fetch it where there is a network"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileProblem(f"{what}: {repository} cannot be fetched from the Hub: {reason}") from error
+    return Path(found)

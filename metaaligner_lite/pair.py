@@ -118,7 +118,8 @@ def _unnamed(policy: Path | None, named: Path | None) -> Plan:
         why = f"edited by the aligner that ships ({shipped.path.stem} over {models.BASE.name})"
         return Plan(policy, own, shipped.path, shared=False, why=why)
     editor = policy or named or _base("aligner: name one with `aligner`")
-    lacks = f"no aligner is installed; one comes with {models.BASE.command}, or name a file with `aligner`"
+    comes = f"one comes with {models.BASE.command}, or " if shipped and not own else ""
+    lacks = f"no aligner is installed; {comes}name a file with `aligner`"
     return Plan(policy, editor, None, shared=policy is not None, why=f"{editor.name} edits its own answer: {lacks}")
 
 
@@ -176,7 +177,8 @@ def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
 
 def _editing(engine: Engine, found: Plan, choice: Choice) -> GgufAligner:
     """The aligner; a model that knows nothing of edits is asked in the conversation layout, as the policy is."""
-    untrained = not found.adapter and not engine.model.manifest
+    manifest = engine.model.manifest  # a base that `mal convert` made has one, too, and it names no layout
+    untrained = not found.adapter and not (manifest and manifest.layout)
     by_itself = untrained and (choice.aligner is None or choice.aligner == SELF)
     template = choice.template or engine.model.template or (PLAIN_DIALOGUE if by_itself else None)
     return GgufAligner(

@@ -307,9 +307,9 @@ class ChatTemplate:
         """The first way of saying the turns that the template renders: pieces, turns, what was changed."""
         first: ModelError | None = None
         for changed, notes in _ways(turns):
-            for in_parts in (False, True):
+            for in_parts, also in _FORMS:
                 try:
-                    return self._pieces(changed, open_turn, in_parts), changed, notes
+                    return self._pieces(changed, open_turn, in_parts, also), changed, notes
                 except _Unending:
                     raise
                 except ModelError as error:
@@ -317,8 +317,11 @@ class ChatTemplate:
         assert first is not None  # there is at least one way
         raise first
 
-    def _pieces(self, turns: Sequence[Turn], open_turn: bool, in_parts: bool) -> Prompt:
-        """`in_parts` gives each text as a list of content parts, as templates of models that see pictures expect."""
+    def _pieces(self, turns: Sequence[Turn], open_turn: bool, in_parts: bool, also: Mapping[str, None]) -> Prompt:
+        """`in_parts` gives each text as a list of content parts, as templates of models that see pictures expect.
+
+        `also` are further variables.
+        """
         from . import sandbox
 
         slots = {f"MALSLOT{i}X": content for i, (_, content) in enumerate(turns)}
@@ -326,9 +329,10 @@ class ChatTemplate:
             {"role": role, "content": [{"type": "text", "text": slot}] if in_parts else slot}
             for (role, _), slot in zip(turns, slots, strict=True)
         ]
-        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": open_turn}
+        template = self._compiled
+        variables = {"messages": messages, "add_generation_prompt": open_turn, **also}
         try:
-            text = sandbox.render(self._compiled, variables | {"bos_token": self.bos, "eos_token": self.eos})
+            text = sandbox.render(template, variables | {"bos_token": self.bos, "eos_token": self.eos})
         except sandbox.BoundExceeded as error:
             raise _Unending(f"the model's chat template was stopped: {error}; {_ANOTHER}") from error
         except Exception as error:  # a template is a program from outside: whatever it raises is its failure
@@ -354,6 +358,12 @@ _ANOTHER = "name another one with `template`"
 
 class _Unending(ModelError):
     """A template that is broken or does not end: no other way of saying the turns would help."""
+
+
+# In parts or not, and what else the template is told. transformers says that there are no tools; templates that loop
+# over them all the same expect them left out.
+_NONE: Mapping[str, None] = {"tools": None, "documents": None}
+_FORMS: tuple[tuple[bool, Mapping[str, None]], ...] = ((False, _NONE), (True, _NONE), (False, {}))
 
 
 def _ways(turns: Sequence[Turn]) -> Iterator[tuple[list[Turn], tuple[str, ...]]]:

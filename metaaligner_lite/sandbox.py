@@ -2,7 +2,7 @@
 
 A template is a program from a file people download. It reaches nothing outside (jinja2's sandbox), and it ends: every
 loop, call and macro is a step, steps and seconds are counted, and no text or list grows beyond a size. All bounds are
-far from what a template needs: the longest of those in bench/LOG.md takes some hundred steps for a turn.
+far from what a template needs (bench/LOG.md has steps of a hundred of them).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-STEPS = 500_000
-SECONDS = 10.0
+STEPS = 1_000_000
+SECONDS = 10.0  # of the processor's time, so that a busy machine stops no sound template
 LARGEST = 4_000_000  # characters or items of one value
 WRITTEN = 64_000_000  # characters that one rendering writes in all
 _SOURCE = 1_000_000
@@ -49,13 +49,13 @@ class _Budget:
     """What a rendering may still spend."""
 
     def __init__(self) -> None:
-        self._steps, self._text, self._until = STEPS, WRITTEN, time.monotonic() + SECONDS
+        self._steps, self._text, self._until = STEPS, WRITTEN, time.thread_time() + SECONDS
 
     def step(self) -> None:
         self._steps -= 1
         if self._steps < 0:
             raise BoundExceeded(f"it takes more than {STEPS:,} steps")
-        if time.monotonic() > self._until:
+        if time.thread_time() > self._until:
             raise BoundExceeded(f"it takes more than {SECONDS:.0f} seconds")
 
     def write(self, characters: int) -> None:
@@ -153,6 +153,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         if budget := _budget.get():
             budget.step()
+        if obj is _Environment.step:
+            return obj(*args)
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str) and name == "join" and args:
             args = (_few(args[0]), *args[1:])
@@ -282,16 +284,16 @@ def _few(items: Any) -> list[Any]:
 
 
 def _weight(value: Any) -> int:
-    """Characters and items in a value, counted as often as they would be written."""
+    """The size of a value in characters, its items counted as often as they would be written, ten for each."""
     total, waiting = 0, [value]
     while waiting:
         one = waiting.pop()
-        total += len(one) if isinstance(one, str) else 1
+        total += len(one) if isinstance(one, str) else 10
         if isinstance(one, dict):
             waiting += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple):
             waiting += one
-        _fits(total + len(waiting))
+        _fits(total + 10 * len(waiting))
     return total
 
 

@@ -25,8 +25,13 @@ _THOUGHTS = {
     "<|channel>thought": "<channel|>",  # Gemma 4
     "<|think|>": "<|end|>",  # Solar Open
     "<|begin|>assistant<|think|>": "<|end|>",
+    "<|open|>think<|sep|>": "<|close|>think<|sep|>",  # Kimi K3
+    "<mm:think>": "</mm:think>",  # MiniMax M3
+    "<think:opensource>": "</think:opensource>",  # Hunyuan
     "◁think▷": "◁/think▷",  # Kimi-VL
 }
+# What only a template can open: as a model's own words they may begin an answer.
+_BY_TEMPLATE = {"here are my reasoning steps:": "[begin final response]"}  # Apriel
 # What some of those models write around the answer that follows.
 _ANSWERS = {
     "<answer>": "</answer>",
@@ -35,6 +40,9 @@ _ANSWERS = {
     "<|begin_of_solution|>": "<|end_of_solution|>",
     "<|begin|>assistant<|content|>": "<|end|>",
     "<|content|>": "<|end|>",
+    "<|open|>response<|sep|>": "<|close|>response<|sep|>",
+    "<|start_text|>": "<|end_text|>",
+    "[begin final response]": "[end final response]",
 }
 # gpt-oss: <|start|>assistant<|channel|>analysis<|message|>...<|end|>; what the channel "final" holds is the answer.
 _HEADS = ("<|channel|>", "<|start|>")
@@ -45,7 +53,11 @@ _LONGEST_HEAD = 200
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # str.lower may change a text's length
 
 _OPENINGS = (*_THOUGHTS, *_ANSWERS, *_HEADS)
-_MARKS = {*_OPENINGS, *_THOUGHTS.values(), *_ANSWERS.values(), *_TURN_ENDS, _MESSAGE, "<|begin|>", "<|channel>"}
+_KEPT_ENDS = (*_HEADS, *_ANSWERS)  # they end what stands before, and open what follows
+_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|◁[^◁▷]*▷")
+_MARKS = set(
+    _TOKEN.findall("".join([*_OPENINGS, *_THOUGHTS.values(), *_BY_TEMPLATE.values(), *_ANSWERS.values(), *_TURN_ENDS]))
+) | {_MESSAGE}
 
 _CLOSE = r"(?P<mark></think(?:ing)?>|\[/THINK\]|</seed:think>)"
 _LONE_CLOSE = re.compile(rf"(?:\A|(?<=[.!?…:)。！？\n]))[ \t]*{_CLOSE}")
@@ -88,14 +100,14 @@ def split_thoughts(text: str, opened: str = "") -> Thoughts:
 def opened_thoughts(prompt_end: str) -> str:
     """The mark that the end of a prompt opens thoughts with, "" if it opens none."""
     end = prompt_end.rstrip().translate(_LOWER)
-    return next((mark for mark in _THOUGHTS if end.endswith(mark)), "")
+    return next((mark for mark in (*_THOUGHTS, *_BY_TEMPLATE) if end.endswith(mark)), "")
 
 
 def marks_among(specials: Mapping[str, int]) -> frozenset[int]:
     """The special tokens of a vocabulary (text -> id) that must be seen as text, to tell thoughts from the answer."""
     found = {text.translate(_LOWER): token for text, token in specials.items() if text.translate(_LOWER) in _MARKS}
-    thinks = any(text in _HEADS or text in _THOUGHTS or text == "<|channel>" for text in found)
-    return frozenset(found.values()) if thinks else frozenset()
+    openings = (set(_TOKEN.findall(opening)) for opening in (*_THOUGHTS, *_BY_TEMPLATE.values(), "<|channel|>"))
+    return frozenset(found.values()) if any(opening <= found.keys() for opening in openings) else frozenset()
 
 
 class ThoughtFilter:
@@ -109,7 +121,7 @@ class ThoughtFilter:
         self._held = ""
         self._reasoning: list[str] = []
         self._answer: list[str] = []
-        self._ends: tuple[str, ...] = (_THOUGHTS[opened],) if opened else ()
+        self._ends: tuple[str, ...] = ((_THOUGHTS | _BY_TEMPLATE)[opened],) if opened else ()
         self._step = self._think if opened else self._begin
 
     def feed(self, text: str) -> None:
@@ -183,7 +195,7 @@ class ThoughtFilter:
         if places:
             place, end = min(places)
             before = self._held[:place]
-            self._held = self._held[place if end in _HEADS else place + len(end) :]
+            self._held = self._held[place if end in _KEPT_ENDS else place + len(end) :]
             self._step = self._begin
             return before, True
         keep = max((size for end in self._ends for size in range(1, len(end)) if low.endswith(end[:size])), default=0)

@@ -13,7 +13,7 @@ from metaaligner_lite.manifest import GGUF_KEY, Manifest
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.output import account, notes, record
 from metaaligner_lite.policies import Answer, GgufPolicy, GivenAnswer
-from metaaligner_lite.prompts import CONVERSATION, Message, Piece, edit_prompt
+from metaaligner_lite.prompts import CONVERSATION, PLAIN_DIALOGUE, ChatTemplate, Message, Piece, edit_prompt
 
 
 def test_policy_answers_and_aligner_edits(tiny_path, aligner):
@@ -94,7 +94,7 @@ def test_a_prompt_that_does_not_fit_keeps_the_answer_and_tells_both_numbers(alig
 def test_policy_prompt_too_long(tiny_path, aligner):
     with (
         open_engine(tiny_path, ctx_size=64, threads=1) as small,
-        pytest.raises(PromptTooLong, match="raise --ctx-size"),
+        pytest.raises(PromptTooLong, match="raise `ctx_size`"),
     ):
         align("word " * 30, "empathy", policy=GgufPolicy(small), aligner=aligner)
 
@@ -117,9 +117,9 @@ def test_layout_comes_from_the_manifest(tmp_path):
 
 
 def test_without_manifest_the_layout_must_be_named(engine):
-    with pytest.raises(UsageError, match=r"has no manifest .* --layout conversation \| conversation/brief"):
+    with pytest.raises(UsageError, match=r"has no manifest .* `layout` conversation \| conversation/brief"):
         GgufAligner(engine)
-    with pytest.raises(UsageError, match="unknown prompt layout 'pape'; expected --layout conversation"):
+    with pytest.raises(UsageError, match="unknown prompt layout 'pape'; expected `layout` conversation"):
         GgufAligner(engine, layout="pape")
 
 
@@ -331,3 +331,20 @@ def test_an_aligner_of_another_vocabulary_tokenizes_the_answer_itself(tiny_path,
         given = align("Hello?", "empathy", policy=GivenAnswer(written.answer.text), aligner=aligner)
         assert written.edit.tokens == given.edit.tokens
         assert given.edit.counts.read == 1  # the very same prompt
+
+
+def test_a_policy_that_only_thinks_has_no_answer(engine, aligner):
+    thinking = ChatTemplate(tiny.CHATML.replace("assistant\n'", "assistant\n<think>\n'"))
+    shown = []
+    policy = GgufPolicy(engine, template=thinking, max_tokens=12)
+    correction = align("Hello?", "empathy", policy=policy, aligner=aligner, on_answer=shown.append)
+    assert (correction.text, correction.edits, shown) == ("", (), [])
+    assert correction.answer.reasoning == correction.answer.generation.text
+    assert correction.failure == "the policy wrote only thoughts, no answer"
+
+
+def test_run_on_marks_belong_to_the_template(engine, aligner):
+    policy = GgufPolicy(engine)
+    assert policy._marks == aligner._marks == ()
+    assert GgufPolicy(engine, template=PLAIN_DIALOGUE)._marks == ("User:", "Human:")
+    assert GgufAligner(engine, layout="paper/hh-rlhf")._marks == ("User:", "Human:")

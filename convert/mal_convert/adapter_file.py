@@ -14,6 +14,8 @@ import gguf
 
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import ModelError, UsageError
+from metaaligner_lite.gguf_config import hf_config
+from metaaligner_lite.gguf_file import base_fingerprint, read_header
 
 from . import metadata, outputs, verify, writer
 from .adapter import Adapter, LowRank, is_adapter, read_adapter
@@ -59,10 +61,26 @@ def plan(folder: Path, out: Path | None, types: Sequence[str], base: str | None)
     names = wanted_types(types or [adapter.dtype])
     if other := [name for name in names if name not in PLAIN]:
         raise UsageError(f"an adapter is written as {', '.join(PLAIN)}, not as {other[0]}: it is small as it is")
-    architecture, config = find(read_json(locate(base or adapter.base, f"the base of {folder}") / "config.json"))
+    found = locate(base or adapter.base, f"the base of {folder}")
+    raw, fingerprint = _base(found)
+    architecture, config = find(raw)
     steps = plan_adapter(architecture, config, adapter)
-    fields, about = _describe(architecture, adapter, steps)
+    made = manifest.read(folder)
+    if made and made.fingerprint and fingerprint and made.fingerprint != fingerprint:
+        raise ModelError(f"{found} is not the base that {folder} was trained on ({made.base}); name that one with --base")
+    if made and fingerprint:
+        made = replace(made, fingerprint=fingerprint)
+    fields, about = _describe(architecture, adapter, steps, made)
     return AdapterPlan(architecture.gguf, tuple(steps), fields, output_paths(folder, out, names, about, "LoRA"))
+
+
+def _base(path: Path) -> tuple[Mapping[str, Any], str]:
+    """The config.json of a base, a model folder or a GGUF file, and the fingerprint of the latter."""
+    if path.is_dir():
+        return read_json(path / "config.json"), ""
+    header = read_header(path)
+    header.check_tensors()
+    return hf_config(header), base_fingerprint(header)
 
 
 def convert_adapter(
@@ -139,7 +157,7 @@ def _pair_steps(
 
 
 def _describe(
-    architecture: Architecture, adapter: Adapter, steps: Sequence[Step]
+    architecture: Architecture, adapter: Adapter, steps: Sequence[Step], made: manifest.Manifest | None
 ) -> tuple[dict[str, Any], gguf.Metadata]:
     parameters = sum(math.prod((b.shape[0], a.shape[-1])) for a, b in zip(steps[::2], steps[1::2], strict=True))
     about = metadata.identity(adapter.folder, -parameters, adapter.base)
@@ -153,6 +171,6 @@ def _describe(
         fields.add_key_value("adapter.alora.invocation_tokens", list(adapter.invocation), *kind)
     fields.add_quantization_version(gguf.GGML_QUANT_VERSION)
     found = dict(fields.kv_data[0])
-    if (made := manifest.read(adapter.folder)) is not None:
+    if made is not None:
         found = metadata.with_manifest(found, replace(made, conversion=conversion_notes(adapter.dtype, True)))
     return found, about

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metaaligner_lite.errors import ModelError
+from metaaligner_lite.errors import ModelError, UsageError
 
 from .adapter import Adapter, LowRank, is_adapter, read_adapter
 from .architectures import Architecture, find, text_name
@@ -57,7 +57,13 @@ def open_model(folder: Path, base: str | None = None) -> Model:
             f"{folder} is an activated adapter, which acts from its invocation on and cannot be merged; "
             "convert it with --adapter-only and use it beside its base"
         )
-    return _adapted(_open_folder(locate(base or adapter.base, f"the base of {folder}")), adapter)
+    found = locate(base or adapter.base, f"the base of {folder}")
+    if found.is_file():
+        raise UsageError(
+            f"{found} is a GGUF file: an adapter is merged into its base's 16 or 32-bit folder; with --adapter-only it "
+            "is converted alone, to be used beside the file"
+        )
+    return _adapted(_open_folder(found), adapter)
 
 
 def _open_folder(folder: Path) -> Model:

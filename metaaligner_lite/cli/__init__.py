@@ -53,13 +53,17 @@ def main() -> None:
     args, debug = _hoist_debug(sys.argv[1:])
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the run
+        if hasattr(stream, "reconfigure"):  # a file or a pipe gets UTF-8; a terminal shows what it can
+            stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="replace")
     try:
         try:
             app(args=args)
         finally:
             sys.stdout.flush()  # here, so that a full disk behind a redirection is an error like any other
+    except SystemExit as ended:
+        if ended.code == 2 and (text := _dashed_text(args)):
+            print(f'a text that begins with "-" needs "--" before it: mal ... -- {text!r}', file=sys.stderr)
+        raise
     except (MalError, OSError, MemoryError) as error:
         if debug:
             raise
@@ -93,6 +97,12 @@ def _told(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, MalError) and not error.filename and error.strerror:
         text = f"cannot write the output: {error.strerror}"
     return printable(text)
+
+
+def _dashed_text(args: list[str]) -> str:
+    """An argument that was taken for an option and may be a text, such as "-5 degrees outside"; "" if there is none."""
+    before = args[: args.index("--")] if "--" in args else args
+    return next((arg for arg in before if arg[:1] == "-" and (" " in arg or arg[1:2].isdigit())), "")
 
 
 def _hoist_debug(args: list[str]) -> tuple[list[str], bool]:

@@ -38,8 +38,7 @@ def examine() -> dict[str, Any]:
     import shutil
     import sys
 
-    from .. import __version__
-    from ..demo import DEMO_ADAPTER, DEMO_ALIGNER, DEMO_POLICY
+    from .. import __version__, models
     from ..errors import ModelError
     from ..llama.library import library
     from ..llama.machine import default_threads, processor_name, spinning_said, threads_said
@@ -63,8 +62,7 @@ def examine() -> dict[str, Any]:
     features = lib.llama_print_system_info().decode(errors="replace")
     offload = bool(lib.llama_supports_gpu_offload())
     result = probe(again=True)
-    folder = DEMO_POLICY.parent
-    missing = [path.name for path in (DEMO_POLICY, DEMO_ALIGNER, DEMO_ADAPTER) if not path.is_file()]
+    shipped = models.shipped_adapter()
     facts |= {
         "llama_cpp": f"llama-cpp-python {_version('llama-cpp-python')}",
         "features": ", ".join(
@@ -74,7 +72,8 @@ def examine() -> dict[str, Any]:
         "gpu_offload": "yes" if offload else "no, this build runs on the CPU",
         "probe": result.outcome,
         "probe_detail": result.detail,
-        "embedded_pair": f"missing: {', '.join(missing)}" if missing else f"policy, aligner, adapter in {folder}",
+        "base": str(models.BASE.path or f"none; {models.BASE.command} brings {models.BASE.name}"),
+        "aligner": str(shipped.path) if shipped else "none ships with this build; policies edit their own answers",
         "tuned": f"{count()} model shapes (mal tune MODEL.gguf measures one)",
         "settings": str(config_dir()),
         "cache": str(cache_dir()),
@@ -92,8 +91,6 @@ def examine() -> dict[str, Any]:
             '  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-deps '
             "--no-binary llama-cpp-python llama-cpp-python"
         )
-    if missing:
-        advice.append("The embedded models are missing; reinstall: pip install --force-reinstall metaaligner-lite")
     return facts
 
 

@@ -21,8 +21,8 @@ def train_lora(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with the settings, or one of demo-aligner, qlora-7b-8gb, smoke, tinyllama-1.1b; "
-            "flags override it."
+            help="TOML file with the settings, or one of qlora-7b-8gb, smoke, smollm2-135m, "
+            "tinyllama-1.1b; flags override it."
         ),
     ] = None,
     objectives_file: Annotated[

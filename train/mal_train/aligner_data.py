@@ -11,9 +11,9 @@ from functools import cache
 from metaaligner_lite.errors import DataError
 from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import IN_TURNS, LAYOUTS, ChatTemplate, edit_prompt
+from metaaligner_lite.records import Record
 
 from .rows import Answer, Names, Row
-from .sources import Record
 
 _QUERY, _ANSWER, _ASPECTS = "Human:MALQUERY", "MALANSWER", "MALASPECTS"
 _BREAK = "\x1e"

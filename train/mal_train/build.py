@@ -12,14 +12,14 @@ from pathlib import Path
 
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
 from metaaligner_lite.objectives import Objective
+from metaaligner_lite.records import Account, read_records
 
 from . import formats
 from .formats import Mapped
 from .reference import ULTRAFEEDBACK, as_row, comparable, reference_edits
 from .reformulate import signs
-from .rows import Account, Answer, Row, check, check_texts, to_json
+from .rows import Answer, Row, check, check_texts, to_json
 from .scorers import Scorer, rate
-from .sources import read_records
 
 Rate = Callable[[Sequence[Row]], Sequence[Row]]  # many rows at once: reward models work in batches
 _BATCH = 256

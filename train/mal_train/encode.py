@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from metaaligner_lite.errors import DataError, FileProblem
-from metaaligner_lite.prompts import ChatTemplate, Piece, completion_end, edit_prompt, encode
+from metaaligner_lite.prompts import BRIEF, ChatTemplate, Piece, completion_end, edit_prompt, encode, encode_request
+from metaaligner_lite.records import Account
 
 from .recipe import Data
 from .reformulate import Edit
-from .rows import Account
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from metaaligner_lite.prompts import Message
 
 _end = lru_cache(completion_end)
 
@@ -40,10 +44,16 @@ IGNORED = -100  # the label of a token that is read, not learnt
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of prompt and target; `start` is the index of the first target token."""
+    """Token ids of prompt and target; `start` is the index of the first target token.
+
+    `request` is the index at which the edit request's turn begins (layouts in turns); edits with one history and query
+    have one number `row`.
+    """
 
     ids: np.ndarray
     start: int
+    request: int = 0
+    row: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,7 +122,8 @@ class Encoder:
     """How the edits of a run become token ids.
 
     With an `invocation`, its last occurrence must lie in the prompt: PEFT looks for that one, and without any it
-    trains nothing, in silence. `strict` makes the first edit that cannot be learnt a DataError.
+    trains nothing, in silence. `strict` makes the first edit that cannot be learnt a DataError. `known` are the
+    objectives that the aligner will know by heart, name -> description.
     """
 
     tokens: Tokens
@@ -120,6 +131,19 @@ class Encoder:
     data: Data
     invocation: Sequence[int] | None = None
     strict: bool = False
+    known: Mapping[str, str] = field(default_factory=dict)
+
+    def named(self, edit: Edit) -> dict[str, str]:
+        """The known objectives that this edit's request names by name alone: a share of them, drawn by hash."""
+        if self.layout != BRIEF:
+            return {}
+        text = f"{edit.query}\0{edit.answer}\0{edit.target}".encode(errors="replace")
+        share = self.data.named * 2**32
+        return {
+            o.name: o.description
+            for o in edit.objectives
+            if self.known.get(o.name) == o.description and zlib.crc32(o.name.encode(), zlib.crc32(text)) < share
+        }
 
 
 def encode_edits(edits: Iterable[Edit], encoder: Encoder, account: Account, enough: float = math.inf) -> list[Encoded]:
@@ -144,15 +168,27 @@ def encode_edits(edits: Iterable[Edit], encoder: Encoder, account: Account, enou
     return encoded
 
 
-def encode_edit(edit: Edit, tokens: Tokens, layout: str) -> Encoded:
-    """One edit, whole, however long. Raises UsageError or ModelError where the layout does not fit the model."""
+def encode_edit(edit: Edit, tokens: Tokens, layout: str, known: Mapping[str, str] = MappingProxyType({})) -> Encoded:
+    """One edit, whole, however long; `known` objectives are named in short. Raises UsageError or ModelError where the layout does not fit the model."""
     import numpy as np
 
-    prompt = edit_prompt(layout, edit.query, edit.answer, edit.objectives, tokens.template, equal=edit.equal)
+    prompt = edit_prompt(
+        layout,
+        edit.query,
+        edit.answer,
+        edit.objectives,
+        tokens.template,
+        equal=edit.equal,
+        history=edit.history,
+        known=known,
+    )
     target = (Piece(edit.target, content=True), *_end(layout, tokens.template, tokens.eos))
-    read = encode(prompt, tokens)
+    read, request = encode_request(prompt, tokens)
     written = encode(target, tokens)[tokens.bos is not None :]  # it goes on where the prompt ends: no second BOS
-    return Encoded(np.array(read + written, dtype=np.int32), len(read))
+    asked = "\0".join([*(turn.content for turn in edit.history), edit.query])
+    return Encoded(
+        np.array(read + written, dtype=np.int32), len(read), request, zlib.crc32(asked.encode(errors="replace"))
+    )
 
 
 def _fitting(edit: Edit, encoder: Encoder) -> tuple[Encoded, bool]:
@@ -160,11 +196,12 @@ def _fitting(edit: Edit, encoder: Encoder) -> tuple[Encoded, bool]:
     most, invocation = encoder.data.max_length, encoder.invocation
     if not edit.target.strip():
         raise DataError("the better answer is empty")
-    if edit.target == edit.answer and not edit.equal:
+    if edit.target == edit.answer and not (edit.equal or edit.stay):
         raise DataError("one answer twice with other ratings: nothing to improve")
-    found, whole = encode_edit(edit, encoder.tokens, encoder.layout), True
+    known = encoder.named(edit)
+    found, whole = encode_edit(edit, encoder.tokens, encoder.layout, known), True
     if len(found) > most and encoder.data.overlong == "shorten":
-        shorter = _shorten(edit, encoder.tokens, encoder.layout, most)
+        shorter = _shorten(edit, encoder.tokens, encoder.layout, most, known)
         found, whole = shorter or found, shorter is None
     if len(found) > most:
         raise DataError(f"longer than max_length = {most} tokens")
@@ -184,18 +221,24 @@ def _last(part: Sequence[int], ids: np.ndarray) -> int:
     return int(places[-1]) if len(places) else -1
 
 
-def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int) -> Encoded | None:
-    """The edit with just as many words gone from the front of its query as fit needs; None if none can fit.
+def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int, known: Mapping[str, str]) -> Encoded | None:
+    """The edit without its earliest turns, and with as many words gone from the front of its query as fit needs.
 
-    The front goes, since a dialogue's last turn is what is answered. The answer, the request and the edit stay whole.
+    None if none can fit. The front goes, since a dialogue's last turn is what is answered. The answer, the request and
+    the edit stay whole.
     """
+    while edit.history:
+        edit = replace(edit, history=_later(edit.history))
+        found = encode_edit(edit, tokens, layout, known)
+        if len(found) <= most:
+            return found
     starts = [match.start() for match in _WORD.finditer(edit.query)]
     least = 2 if _OPEN.search(edit.query) else 1  # the mark of the turn to be written is no question
 
     def fitting(words: int) -> Encoded | None:
         if not least <= words < len(starts):
             return None
-        found = encode_edit(replace(edit, query=_from(edit.query, starts[-words])), tokens, layout)
+        found = encode_edit(replace(edit, query=_from(edit.query, starts[-words])), tokens, layout, known)
         return found if len(found) <= most else None
 
     # Outward from the end: a query of a million words must not be read whole again and again.
@@ -206,6 +249,13 @@ def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int) -> Encoded | No
         if found := fitting(kept + step):
             best, kept = found, kept + step
     return best
+
+
+def _later(history: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns without the first question and its answer; without any, if there is one question or none."""
+    system = history[:1] if history[0].role == "system" else ()
+    questions = [i for i, turn in enumerate(history) if turn.role == "user"]
+    return (*system, *history[questions[1] :]) if len(questions) > 1 else ()
 
 
 def _from(query: str, start: int) -> str:

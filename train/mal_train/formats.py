@@ -15,10 +15,10 @@ from typing import Any
 
 from metaaligner_lite.errors import DataError, UsageError
 from metaaligner_lite.objectives import Objective
+from metaaligner_lite.records import Record
 
 from . import aligner_data
 from .rows import Answer, Names, Row, number
-from .sources import Record
 
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _SIGNS: dict[Any, tuple[float, float]] = {

@@ -35,8 +35,9 @@ def folder_hash(base: Path) -> str:
     """A hash of the names, sizes and contents of a model's files; of weights, pieces from end to end."""
     found = hashlib.sha256()
     # What is no folder has no files: reading its tokenizer says so in better words.
-    for path in sorted(base.iterdir()) if base.is_dir() else ():
-        if path.is_file() and path.suffix in _READ:
+    files = [path for path in base.iterdir() if path.suffix in _READ] if base.is_dir() else [base]
+    for path in sorted(files):
+        if path.is_file():
             size = path.stat().st_size
             found.update(f"{path.name}\0{size}\0".encode())
             with path.open("rb") as file:

@@ -43,6 +43,7 @@ class Data:
     most_objectives: int = 0  # draw up to so many of an edit's objectives; 0: name them all, as the paper does
     redraw: bool = False  # draw orders (and parts) of the objectives anew in each epoch
     pairs_per_row: int = 0  # 0: all pairs of answers
+    named: float = 0.85  # share of the objectives that the layout conversation/brief names without their sentence
     validation: float = 0.0  # share of the queries held out
     split_by: str = "query"  # "row" lets a query fall on both sides, as the reference code does
     validation_edits: int = 512  # most held-out edits a stage is evaluated on
@@ -204,6 +205,7 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
     limits: list[tuple[str, float, float, float]] = [
         ("data.max_length", recipe.data.max_length, 16, float("inf")),
         ("data.most_objectives", recipe.data.most_objectives, 0, float("inf")),
+        ("data.named", recipe.data.named, 0, 1),
         ("data.pairs_per_row", recipe.data.pairs_per_row, 0, float("inf")),
         ("data.validation", recipe.data.validation, 0, 0.9),
         ("data.validation_edits", recipe.data.validation_edits, 1, float("inf")),

@@ -2,7 +2,8 @@
 
 Of each pair of answers the objectives on which the first is better, worse and equal are collected. The better
 ones ask for an edit from the second answer to the first, the worse ones for the edit back, the equal ones for
-an equal edit; an empty collection asks for nothing. Pure Python: no torch, no files, everything seeded.
+an equal edit; an empty collection asks for nothing. An answer that is good enough already makes an edit of its own,
+whose target is the answer. Pure Python: no torch, no files, everything seeded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from metaaligner_lite.objectives import Objective
+from metaaligner_lite.prompts import Message
 
 from .rows import Answer, Row
 
@@ -26,11 +28,13 @@ class Edit:
     target: str
     objectives: tuple[Objective, ...]
     equal: bool = False  # t = equal: as good as the answer on these objectives, not better
+    stay: bool = False  # the answer satisfies these objectives: to improve it is to leave it
+    history: tuple[Message, ...] = ()  # the turns before the query
 
 
 @dataclass(frozen=True, slots=True)
 class EditSets:
-    """The two sets of Algorithm 1: D_c, edits that improve, and D_e, edits that keep."""
+    """The two sets of Algorithm 1: D_c, edits that improve (or find nothing to), and D_e, edits that keep."""
 
     contrastive: tuple[Edit, ...]
     equal: tuple[Edit, ...]
@@ -76,7 +80,12 @@ def reformulate_rows(
         for first, second in pairs:
             for edit in reformulate(row.query, first.text, second.text, signs(first, second), rng):
                 drawn = _part(edit, most_objectives, rng) if most_objectives else edit
-                (equal if edit.equal else contrastive).append(drawn)
+                (equal if edit.equal else contrastive).append(replace(drawn, history=row.history))
+        for answer in row.answers:
+            if answer.good:
+                good = rng.sample(answer.good, len(answer.good))
+                stays = Edit(row.query, answer.text, answer.text, tuple(good), stay=True, history=row.history)
+                contrastive.append(_part(stays, most_objectives, rng) if most_objectives else stays)
     order = random.Random(f"{seed}")  # not the epoch's: a share of the edits must be the same edits in each
     order.shuffle(contrastive)
     order.shuffle(equal)

@@ -8,9 +8,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from metaaligner_lite.manifest import Manifest
+from metaaligner_lite.records import Account
 
 from .progress import clock
-from .rows import Account
 from .stage import Curve, StageResult
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833")

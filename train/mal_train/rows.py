@@ -3,7 +3,11 @@
 A row on disk is one JSON object per line:
 
     {"id": "7", "query": "...", "answers": [{"text": "...", "ratings": {"empathy": 3}},
-                                            {"text": "...", "ratings": {"empathy": 1}}]}
+                                            {"text": "...", "ratings": {"empathy": 1}, "good": ["brevity"]}],
+     "history": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+
+`history` holds the turns before the query. `good` names objectives that an answer satisfies already: an edit toward
+them leaves it as it is. Both may be left out, and a row whose answers have some `good` needs no second answer.
 
 Only the sign of the difference of two ratings is ever used (paper, section 3.1), so any scale will do. A row that
 cannot be used is counted with its reason in an `Account`; it is never dropped in silence.
@@ -18,64 +22,38 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
 from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
-from metaaligner_lite.prompts import LAYOUTS
+from metaaligner_lite.prompts import LAYOUTS, Message
+from metaaligner_lite.records import Account
 
-_ROW_KEYS = {"id", "query", "answers"}
-_ANSWER_KEYS = {"text", "ratings"}
+_ROW_KEYS = {"id", "query", "answers", "history"}
+_ANSWER_KEYS = {"text", "ratings", "good"}
+_ROLES = ("system", "user", "assistant")
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can spell it, no file can hold it
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer to a query; `ratings` by objective, higher is better."""
+    """One answer to a query; `ratings` by objective, higher is better; what it is `good` enough at."""
 
     text: str
     ratings: Mapping[Objective, float]
+    good: tuple[Objective, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One query with its rated answers; `id` seeds everything drawn for it."""
+    """One query with its rated answers, and the turns before it; `id` seeds everything drawn for it."""
 
     id: str
     query: str
     answers: tuple[Answer, ...]
-
-
-@dataclass(slots=True)
-class Account:
-    """What became of the things counted (`noun`): how many were used, and why the others were not."""
-
-    noun: str = "rows"
-    read: int = 0
-    used: int = 0
-    shortened: int = 0  # used, but with the front of the query cut away
-    refused: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)  # reason -> where it was met first
-
-    def refuse(self, reason: str, where: str = "", count: int = 1) -> None:
-        """Count what could not be used."""
-        self.refused[reason] += count
-        self.first.setdefault(reason, where)
-
-    def lines(self) -> list[str]:
-        """The account in words: a line for the total, a line for each reason."""
-        total = f"{self.used:,} of {self.read:,} {self.noun} used"
-        shortened = [f"{self.shortened:,} with the front of the query shortened to fit"] if self.shortened else []
-        return [total, *shortened, *self.reasons()]
-
-    def reasons(self) -> list[str]:
-        """A line for each reason, with the place it was met first."""
-        return [
-            f"{count:,} refused: {reason}" + (f" (first: {self.first[reason]})" if self.first[reason] else "")
-            for reason, count in self.refused.most_common()
-        ]
+    history: tuple[Message, ...] = ()
 
 
 def read_rows(
@@ -127,7 +105,8 @@ def split(rows: list[Row], share: float, seed: int, by: str = "query") -> tuple[
     training: list[Row] = []
     validation: list[Row] = []
     for number, row in enumerate(rows):
-        key = " ".join(row.query.split()) if by == "query" else f"row {number}"
+        first = row.history[0].content if row.history else row.query  # turns of one dialogue are no strangers
+        key = " ".join(first.split()) if by == "query" else f"row {number}"
         digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
         held_out = int.from_bytes(digest[:8], "big") < share * 2**64
         (validation if held_out else training).append(row)
@@ -167,14 +146,21 @@ def to_json(row: Row, catalogue: Mapping[str, Objective] | None = None) -> dict[
             objective.name if known.get(objective.name) == objective else f"{objective.name}: {objective.description}"
         )
 
-    answers = [{"text": a.text, "ratings": {key(o): value for o, value in a.ratings.items()}} for a in row.answers]
-    return {"id": row.id, "query": row.query, "answers": answers}
+    answers = [
+        {"text": a.text, "ratings": {key(o): value for o, value in a.ratings.items()}}
+        | ({"good": [key(o) for o in a.good]} if a.good else {})
+        for a in row.answers
+    ]
+    turns = [{"role": turn.role, "content": turn.content} for turn in row.history]
+    return {"id": row.id, "query": row.query, "answers": answers} | ({"history": turns} if turns else {})
 
 
 def check(row: Row) -> Row:
     """The row itself if there is something to compare in it. Raises DataError with the reason if not."""
     check_texts(row)
     rated = Counter(objective for answer in row.answers for objective in answer.ratings)
+    if any(answer.good for answer in row.answers):
+        return row
     if not any(count > 1 for count in rated.values()):
         raise DataError("no objective is rated in two of its answers; expected ratings to compare")
     return row
@@ -184,9 +170,10 @@ def check_texts(row: Row) -> None:
     """What can be told before anything rates the answers. Raises DataError with the reason."""
     if not row.query.strip():
         raise DataError("no query; expected a text that is not empty")
-    if any(_HALF.search(text) for text in (row.id, row.query, *(answer.text for answer in row.answers))):
+    texts = (row.id, row.query, *(turn.content for turn in row.history), *(answer.text for answer in row.answers))
+    if any(_HALF.search(text) for text in texts):
         raise DataError("a text with half a character (a lone surrogate); expected valid Unicode")
-    if len(row.answers) < 2:
+    if len(row.answers) < 2 and not any(answer.good for answer in row.answers):
         raise DataError("fewer than two answers; expected a list of at least two to compare")
 
 
@@ -225,7 +212,17 @@ def _row(raw: dict[str, Any], line: int, objectives: Names) -> Row:
     if not isinstance(answers, list):
         raise DataError("fewer than two answers; expected a list of at least two to compare")
     found = tuple(_answer(answer, objectives) for answer in answers)
-    return check(Row(str(raw.get("id", line)), query, found))
+    return check(Row(str(raw.get("id", line)), query, found, _history(raw.get("history"))))
+
+
+def _history(raw: Any) -> tuple[Message, ...]:
+    """The turns before the query; a system turn may come first."""
+    turns = [] if raw is None else raw
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and turn.get("role") in _ROLES and isinstance(turn.get("content"), str) for turn in turns
+    ):
+        raise DataError('a history that is no list of turns; expected [{"role": "user", "content": "..."}, ...]')
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
 
 
 def _answer(raw: Any, objectives: Names) -> Answer:
@@ -233,10 +230,14 @@ def _answer(raw: Any, objectives: Names) -> Answer:
         raise DataError('an answer without text; expected {"text": "...", "ratings": {...}}')
     if unknown := sorted(set(raw) - _ANSWER_KEYS):
         raise DataError(f"unknown key {unknown[0]!r} in an answer; expected {', '.join(sorted(_ANSWER_KEYS))}")
-    ratings = raw.get("ratings")
+    good = raw.get("good", [])
+    if not isinstance(good, list) or not all(isinstance(name, str) for name in good):
+        raise DataError('an answer whose good is no list of names; expected one such as ["brevity"]')
+    ratings = raw.get("ratings", {} if good else None)
     if not isinstance(ratings, dict):
         raise DataError("an answer without ratings; expected a table of objective: number")
-    return Answer(raw["text"], {objectives[name]: number(value, name) for name, value in ratings.items()})
+    rated = {objectives[name]: number(value, name) for name, value in ratings.items()}
+    return Answer(raw["text"], rated, tuple(dict.fromkeys(objectives[name] for name in good)))
 
 
 def number(value: Any, name: str) -> float:

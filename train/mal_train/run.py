@@ -14,18 +14,21 @@ from pathlib import Path
 
 from metaaligner_lite import __version__, manifest
 from metaaligner_lite.errors import DataError, ModelError
+from metaaligner_lite.gguf_file import base_fingerprint, read_header
 from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import invocation
+from metaaligner_lite.records import Account
 
-from . import distributed, estimate, identity, lora, report, workdir
+from . import distributed, estimate, gguf_base, identity, lora, report, workdir
 from .collate import Plan, plan
 from .encode import Encoder, encode_edits, load_tokens
 from .merge import check_base, copy_base_files, merge
+from .packed import obstacle, pack_plan
 from .progress import Progress, Silent
 from .recipe import STAGES, Recipe, Stage, load, save
 from .reformulate import Edit, reformulate_rows
 from .reformulate import identity as copies
-from .rows import Account, Row, fingerprint, read_rows, split
+from .rows import Row, fingerprint, read_rows, split
 from .stage import StageResult, Work, train_stage
 
 
@@ -53,7 +56,7 @@ def train(
     force: bool = False,
     resume: bool = False,
 ) -> Trained:
-    """Train an aligner on the rows of `data`, starting from the model folder `base`; leave it in `out`.
+    """Train an aligner on the rows of `data`, starting from the model `base`, a folder or a GGUF file; leave it in `out`.
 
     `out` will hold adapter/, merged/ (unless kind = "activated"), recipe.toml and report.md. It is written beside
     and renamed at the end; an existing one is kept unless `force`. `resume` goes on with an interrupted run of the
@@ -68,19 +71,32 @@ def train(
         )
     sha = fingerprint(data)
     beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue), resume=resume, force=force)
+    given, mark = base, ""
     with lora.quiet(), _explained(recipe, beside, progress):
+        if gguf_base.is_gguf(base):
+            mark = base_fingerprint(read_header(base))
+            progress.say("turning the weights of the GGUF file into numbers")
+            if distributed.is_main():
+                gguf_base.unpack(base, beside / workdir.BASE)
+            distributed.wait()
+            base = beside / workdir.BASE
         # 1) Rows become edits (Algorithm 1), edits token ids, token ids batches: all before a weight is loaded.
         recipe = _effective(recipe, beside)
         rows, account = read_rows(data, catalogue, strict=strict)
         training, held_out = split(rows, recipe.data.validation, recipe.seed, recipe.data.split_by)
         tokens = load_tokens(base)
+        trained = {o.name: o.description for o in _objectives(rows)}
         if recipe.kind == "merged":
             check_base(base)
         progress.say("encoding the edits")
         begins = invocation(recipe.layout, tokens.template, tokens) if recipe.kind == "activated" else None
-        encoder = Encoder(tokens, recipe.layout, recipe.data, begins, strict)
+        encoder = Encoder(tokens, recipe.layout, recipe.data, begins, strict, trained)
+        packed = begins is not None
+        if packed and (why := obstacle(base, recipe)):
+            packed = False
+            progress.say(f"{why}: the whole prompt is read with gradients, which takes longer")
         edits, checks = Account(noun="edits"), Account(noun="held-out edits")
-        prepared = [_prepare(name, training, held_out, encoder, recipe, edits, checks) for name in STAGES]
+        prepared = [_prepare(name, training, held_out, encoder, recipe, edits, checks, packed) for name in STAGES]
         works = [work for work in prepared if isinstance(work, Work)]
         skipped = [reason for reason in prepared if isinstance(reason, str)]
         accounts = (account, edits, checks) if held_out else (account, edits)
@@ -104,8 +120,9 @@ def train(
         made = manifest.Manifest(
             kind=recipe.kind,
             layout=recipe.layout,
-            objectives={o.name: o.description for o in _objectives(rows)},
-            base=base.resolve().name,
+            objectives=trained,
+            base=given.resolve().name,
+            fingerprint=mark,
             data=sha,
             recipe=recipe.to_dict(),
             metrics=_metrics(results),
@@ -114,6 +131,7 @@ def train(
         if distributed.is_main():
             shutil.rmtree(beside / "adapter", ignore_errors=True)  # of a run that was killed while it wrote them
             shutil.rmtree(beside / "merged", ignore_errors=True)
+            model.peft_config["default"].base_model_name_or_path = str(given)
             model.save_pretrained(beside / "adapter")
             del model
             _finish(base, beside, made, results, [*accounts, *skipped], progress)
@@ -121,7 +139,7 @@ def train(
         # The others do not wait: merging a large base can take longer than a process group's patience.
     merged = out / "merged" if recipe.kind == "merged" else None
     command = ["mal", "convert", str(merged or out / "adapter")]
-    command += ["--q4_k_m"] if merged else ["--base", str(base), "--adapter-only"]
+    command += ["--q4_k_m"] if merged else ["--base", str(given), "--adapter-only"]
     return Trained(out, out / "adapter", merged, made.metrics, accounts, shlex.join(command))
 
 
@@ -171,6 +189,7 @@ def _prepare(
     recipe: Recipe,
     account: Account,
     checks: Account,
+    packed: bool,
 ) -> Work | str:
     """The edits and batches of one stage, or a sentence that says why it is skipped."""
     stage: Stage = getattr(recipe.stages, name)
@@ -181,15 +200,19 @@ def _prepare(
     enough = stage.steps * multiple * max(recipe.training.batch_tokens, recipe.data.max_length) or math.inf
     pools = range(-int(-stage.epochs // 1) if recipe.data.redraw else 1)
     encoded = [encode_edits(_edits(name, rows, recipe, pool), encoder, account, enough) for pool in pools]
-    lengths = [[len(edit) for edit in pool] for pool in encoded]
-    if not any(lengths):
+    if not any(encoded):
         maker = "a better and a worse answer" if name == "contrastive" else "two answers that are equal on an objective"
         return f"{name}: no edits for it ({maker} make one), skipped"
-    order = plan(lengths, stage.epochs, recipe.training.batch_tokens, recipe.seed, multiple)
+    if packed:
+        order = pack_plan(encoded, stage.epochs, recipe.training.batch_tokens, recipe.seed, multiple)
+    else:
+        lengths = [[len(edit) for edit in pool] for pool in encoded]
+        order = plan(lengths, stage.epochs, recipe.training.batch_tokens, recipe.seed, multiple)
     if stage.steps:
         order = Plan(order.batches[: stage.steps * multiple], order.tokens[: stage.steps * multiple])
     tests = _edits(name, held_out, recipe)[: recipe.data.validation_edits] if held_out else []
-    return Work(name, stage, [edit for pool in encoded for edit in pool], order, encode_edits(tests, encoder, checks))
+    checked = encode_edits(tests, encoder, checks)
+    return Work(name, stage, [edit for pool in encoded for edit in pool], order, checked, packed)
 
 
 def _edits(name: str, rows: list[Row], recipe: Recipe, epoch: int = 0) -> list[Edit]:
@@ -242,7 +265,7 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
 
 def _objectives(rows: list[Row]) -> list[Objective]:
     """What the aligner was trained on; what is worded for a single row taught it to read and is not its own."""
-    seen = Counter(o for row in rows for o in {o for answer in row.answers for o in answer.ratings})
+    seen = Counter(o for row in rows for o in {o for answer in row.answers for o in (*answer.ratings, *answer.good)})
     often = max(1, len(rows) // 1000)
     return sorted([o for o, count in seen.items() if count > often] or seen, key=lambda o: o.name)
 

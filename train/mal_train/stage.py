@@ -6,7 +6,8 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from . import distributed
 from .collate import Plan, collate
 from .encode import IGNORED, Encoded
 from .lora import cuda, peak_memory
+from .packed import pack, pack_plan
 from .progress import Progress
 from .recipe import Recipe, Stage
 from .watch import Watch
@@ -38,6 +40,7 @@ class Work:
     edits: Sequence[Encoded]
     order: Plan
     held_out: Sequence[Encoded] = ()
+    packed: bool = False  # read by llama_pass, what edits share once
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,12 @@ def train_stage(
         return finished
     per_step = recipe.training.accumulate * distributed.world()
     watch = Watch(work.name, work.order, per_step, minutes, recipe.training, progress, later)
+    with _reading(model, work, recipe):
+        return _train(model, work, recipe, pad, folder, watch)
+
+
+def _train(model: Any, work: Work, recipe: Recipe, pad: int, folder: Path, watch: Watch) -> StageResult:
+    progress = watch.progress
     trainer = _trainer(model, work, recipe, pad, folder, watch)
     checkpoint = last_checkpoint(folder)
     if checkpoint:
@@ -169,12 +178,37 @@ def _trainer(model: Any, work: Work, recipe: Recipe, pad: int, folder: Path, wat
         args=arguments,
         train_dataset=list(work.edits),
         eval_dataset=list(work.held_out) or None,
-        data_collator=partial(collate, pad=pad),
+        data_collator=_packed if work.packed else partial(collate, pad=pad),
         callbacks=[_callback(work, recipe, folder, watch)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.watch, trainer.order, trainer.batch_tokens = watch, work.order, training.batch_tokens
     return trainer
+
+
+def _packed(edits: Sequence[Encoded]) -> dict[str, Any]:
+    """A packed batch as the Trainer takes it: it counts labels by itself."""
+    batch = pack(edits)
+    return {"packed": batch, "labels": batch.labels}
+
+
+@contextmanager
+def _reading(model: Any, work: Work, recipe: Recipe) -> Iterator[None]:
+    """Let the model's forward be the pass over packed batches, for a while."""
+    if not work.packed:
+        yield
+        return
+    import torch
+
+    from .llama_pass import Pass
+
+    precision = getattr(torch, recipe.training.precision)
+    # As forward, so that what wraps a model in several processes wraps this.
+    model.forward = Pass(model, precision, recipe.training.gradient_checkpointing)
+    try:
+        yield
+    finally:
+        del model.forward
 
 
 def _log_every(steps: int) -> int:
@@ -278,25 +312,26 @@ def _trainer_class() -> Any:
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            logits, labels = self._edit_logits(model, inputs)
-            self.counted = self.counted + _counts(logits, labels)
-            count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-            loss = _summed_loss(logits, labels) / count
+            summed, counts = self._read(model, inputs)
+            self.counted = self.counted + counts
+            loss = summed / (counts[1] if num_items_in_batch is None else num_items_in_batch)
             if num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes  # data parallelism takes the mean of their gradients
-            return (loss, {"logits": logits}) if return_outputs else loss
+            return (loss, {}) if return_outputs else loss
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             """Loss and token accuracy over the held-out edits, each token counting once."""
             begin = time.monotonic()
-            order = _in_turn([len(edit) for edit in self.eval_dataset], self.batch_tokens)
+            order: Any = _in_turn([len(edit) for edit in self.eval_dataset], self.batch_tokens)
+            if self.data_collator is _packed:
+                order = pack_plan([self.eval_dataset], 1, self.batch_tokens, 0, 1)
             model = self.accelerator.unwrap_model(self.model)
             model.eval()
             sums = torch.zeros(3, dtype=torch.float64, device="cpu")
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in self._loader(self.eval_dataset, order):
-                    logits, labels = self._edit_logits(model, batch)
-                    sums += torch.cat([_summed_loss(logits, labels)[None], _counts(logits, labels)]).double().cpu()
+                    summed, counts = self._read(model, batch)
+                    sums += torch.cat([summed[None].double(), counts.double()]).cpu()
             total = distributed.add(sums)
             loss, right_share = (total[:2] / total[2]).tolist()
             metrics = {"eval_loss": loss, "eval_accuracy": right_share}
@@ -309,6 +344,14 @@ def _trainer_class() -> Any:
             return self.accelerator.prepare(
                 torch.utils.data.DataLoader(edits, batch_sampler=order, collate_fn=self.data_collator)
             )
+
+        def _read(self, model: Any, inputs: Any) -> tuple[Any, Any]:
+            """The summed loss of a batch, and its [tokens foretold right, tokens]."""
+            if "packed" in inputs:
+                found: tuple[Any, Any] = model(inputs["packed"])
+                return found
+            logits, labels = self._edit_logits(model, inputs)
+            return _summed_loss(logits, labels), _counts(logits, labels)
 
         def _edit_logits(self, model: Any, inputs: Any) -> tuple[Any, Any]:
             """Logits and labels of the columns in which some edit has a token: the prompt's would be thrown away."""

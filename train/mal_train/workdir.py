@@ -15,6 +15,7 @@ from metaaligner_lite.files import write_whole
 from . import distributed
 
 _IDENTITY = "run.json"
+BASE = "base"  # a base that came as a GGUF file, as a folder while it is needed
 
 
 def begin(out: Path, identity: Mapping[str, Any], *, resume: bool, force: bool) -> Path:
@@ -53,6 +54,7 @@ def finish(beside: Path, out: Path) -> None:
     beside.rename(out)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(out / "stages", ignore_errors=True)
+    shutil.rmtree(out / BASE, ignore_errors=True)
     (out / _IDENTITY).unlink(missing_ok=True)
 
 

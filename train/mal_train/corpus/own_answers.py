@@ -1,0 +1,105 @@
+"""A small model's own answers to the corpus's queries: long ones, lists, as weak policies write them.
+
+    python -m mal_train.corpus.own_answers --data DIR --model smollm2.gguf --out own.jsonl
+
+Half are greedy, half sampled, several side by side. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaaligner_lite import open_engine
+from metaaligner_lite.errors import MalError
+from metaaligner_lite.generation import GREEDY, Sampling
+from metaaligner_lite.prompts import PLAIN_DIALOGUE, Message, chat_prompt
+
+from .readers import SOURCES
+from .situations import messages
+from .sources import Turns, dump, excluded, read
+from .texts import count
+
+_BATCH = 12
+_MOST = 300  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query to be answered; `id` also seeds the sampling."""
+
+    id: str
+    query: str
+    history: Turns = ()
+
+
+def queries(data: Path, seed: int) -> list[Asked]:
+    """HH-RLHF's helpful queries, single ones before those with turns, and our own messages with a feeling between."""
+    bases, _ = read(SOURCES[0], data, excluded(data))
+    asked = {base.query: Asked(base.id, base.query, base.history) for base in bases if 4 <= count(base.query) <= 60}
+    single = [ask for ask in asked.values() if not ask.history]
+    several = [ask for ask in asked.values() if ask.history]
+    felt = [Asked(f"felt/{number}", text) for number, text in enumerate(messages())]
+    rng = random.Random(seed)
+    for group in (single, several, felt):
+        rng.shuffle(group)
+    return [ask for group in zip(single, several, felt, single[len(felt) :], strict=False) for ask in group] + single[
+        2 * len(felt) :
+    ]
+
+
+def answers(model: Path, asked: list[Asked], minutes: float, threads: int) -> Iterator[dict[str, object]]:
+    """One answer each, in batches, until the time is over."""
+    end = time.monotonic() + 60 * minutes
+    with open_engine(model, ctx_size=0, threads=threads) as engine:
+        template = engine.model.template or PLAIN_DIALOGUE
+        for start in range(0, len(asked), _BATCH):
+            if time.monotonic() > end:
+                return
+            batch = asked[start : start + _BATCH]
+            greedy = start // _BATCH % 2 == 0
+            sampling = GREEDY if greedy else Sampling(temperature=0.7, seed=start)
+            prompts = [
+                chat_prompt([*(Message(r, c) for r, c in a.history), Message("user", a.query)], template) for a in batch
+            ]
+            for ask, made in zip(batch, engine.run(prompts, max_tokens=_MOST, sampling=sampling), strict=True):
+                history = [{"role": role, "content": content} for role, content in ask.history]
+                ended = made.counts.written < _MOST
+                answer = {"id": ask.id, "query": ask.query, "text": made.text, "ended": ended, "greedy": greedy}
+                yield {**answer, "history": history}
+
+
+def main() -> None:
+    """Write the answers, one JSON object a line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mal_train.corpus.own_answers",
+        description="A small model's own answers to the corpus's queries.",
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=900)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        lines = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
+        there = {json.loads(line)["id"] for line in lines}
+        asked = [ask for ask in queries(options.data, options.seed)[: options.count] if ask.id not in there]
+        with options.out.open("a", encoding="utf-8") as file:
+            for record in answers(options.model, asked, options.minutes, options.threads):
+                file.write(dump(record) + "\n")
+                file.flush()
+    except MalError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
