@@ -4,6 +4,7 @@
         [--rows 100] [--modes greedy sampled] [--aligner self | FILE.gguf] [--rivals 10] [--minutes 60] [--threads 1]
     python bench/real_pair.py --report ROWS.jsonl [MORE.jsonl]        the table, from what was written
     python bench/real_pair.py --texts loop ROWS.jsonl                 what was cut as a loop, to be judged by eye
+    python bench/real_pair.py --answers ANSWERS.csv [MORE.csv]        what becomes of answers that are at hand
 
 A CSV has the column query; where that is a dialogue of "Human:" and "Assistant:", it becomes turns. Rows take turns
 among files and modes, so that a run that ends early is balanced. Each is appended to ROWS.jsonl when it is done; the
@@ -18,7 +19,10 @@ Loops and run-ons are counted by measures of this script, which know nothing of 
   said3     a sentence of six words or more, numbers and marks aside, that is said three times or more
   circles   the last 200 characters stood in the text before (texts of 300 characters or more)
   run-on    a line that begins with "Human:", "User:" or "Assistant:", after the first
-"before" is all that a model wrote until it ended or was stopped, "after" what the user was given.
+"before" is all that a model wrote until it ended or was stopped, "after" what the user was given. Songs with a chorus
+that returns are counted as said3, and are none.
+
+--answers takes the column generated_text through tidy(), which a given answer goes through where its edit failed.
 """
 
 import argparse
@@ -43,7 +47,7 @@ from metaaligner_lite import Answer, GgufAligner, GgufPolicy, MalError, Message,
 from metaaligner_lite.generation import GREEDY, Generation
 from metaaligner_lite.llama import decode
 from metaaligner_lite.llama.machine import hardware_threads
-from metaaligner_lite.loops import LoopGuard
+from metaaligner_lite.loops import LoopGuard, tidy
 from metaaligner_lite.pair import SELF, Choice, Pair, open_pair
 from metaaligner_lite.prompts import chat_prompt, edit_prompt, text_of
 
@@ -55,9 +59,11 @@ SAMPLED = Sampling(temperature=0.7)
 def main() -> None:
     options = parse()
     if options.contestant:
-        contest(options.model, options.threads)
+        contest([options.model, options.model if options.aligner == SELF else Path(options.aligner)], options.threads)
     elif options.report:
         report([row for file in options.report for row in read_rows(file)])
+    elif options.answers:
+        tidied(options.answers)
     elif options.texts:
         show(options.texts[0], [row for file in options.texts[1:] for row in read_rows(Path(file))])
     else:
@@ -131,7 +137,7 @@ def run(options: argparse.Namespace) -> None:
         sampling=SAMPLED,
         engine={"threads": options.threads},
     )
-    rivals = Rivals(options.model, options.threads) if options.rivals else None
+    rivals = Rivals(options.model, options.aligner, options.threads) if options.rivals else None
     written = _watch_writing()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # which is no death of a row either
     try:
@@ -269,8 +275,17 @@ def _watch_writing() -> list[LoopGuard]:
 class Rivals:
     """The same prompts for two llama_cpp.Llama objects, in another process, so that memory can be told apart."""
 
-    def __init__(self, model: Path, threads: int) -> None:
-        command = [sys.executable, __file__, str(model), "--contestant", "--threads", str(threads)]
+    def __init__(self, model: Path, aligner: str, threads: int) -> None:
+        command = [
+            sys.executable,
+            __file__,
+            str(model),
+            "--aligner",
+            aligner,
+            "--contestant",
+            "--threads",
+            str(threads),
+        ]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def correct(self, pair: Pair, query: str, history: Sequence[Message], objectives: str) -> Result:
@@ -306,7 +321,7 @@ def edit_request(aligner: GgufAligner, query: str, answer: str, objectives: str,
     return text_of(pieces)
 
 
-def contest(model: Path, threads: int) -> None:
+def contest(models: Sequence[Path], threads: int) -> None:
     """The process of the two Llama objects: a prompt in, a greedy text out."""
     import os
 
@@ -315,7 +330,8 @@ def contest(model: Path, threads: int) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to stderr
     threads = threads or hardware_threads()
-    pair = [Llama(str(model), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False) for _ in range(2)]
+    options = {"n_ctx": 4096, "n_threads": threads, "n_threads_batch": threads, "verbose": False}
+    pair = [Llama(str(model), **options) for model in models]
     for line in sys.stdin:
         asked = json.loads(line)
         began, cpu = time.perf_counter(), time.process_time()
@@ -493,6 +509,24 @@ def show(finish: str, rows: Sequence[Result]) -> None:
                 print(f"=== {row['name']}, {stage}\n{texts[kept]}\n>>> cut: {whole[len(texts[kept]) :]}\n")
 
 
+def tidied(files: Sequence[Path]) -> None:
+    """What tidy() cuts from answers that real models wrote elsewhere, and what it leaves."""
+    csv.field_size_limit(1 << 24)
+    found: Result = {}
+    for file in files:
+        with file.open(newline="", encoding="utf-8") as source:
+            before = [row["generated_text"] for row in csv.DictReader(source)]
+        after = [tidy(text) for text in before]
+        told = {"before": [measures(text) for text in before], "after": [measures(text) for text in after]}
+        found[file.stem] = {"answers": len(before), "cut": sum(a != b for a, b in zip(before, after, strict=True))}
+        for when, each in told.items():
+            for fault in ("said3", "circles", "run-on"):
+                found[file.stem][f"{fault} {when}"] = sum(bool(one[fault]) for one in each)
+        found[file.stem]["rows"] = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+        print(file.stem, {name: value for name, value in found[file.stem].items() if name != "rows"})
+    print(json.dumps({"bench": "real_pair --answers", "files": found}))
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, nargs="?")
@@ -508,12 +542,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row-limit", type=float, default=600, help="seconds after which a row hangs")
     parser.add_argument("--report", type=Path, nargs="+", metavar="ROWS")
     parser.add_argument("--texts", nargs="+", metavar=("FINISH", "ROWS"))
+    parser.add_argument("--answers", type=Path, nargs="+", metavar="CSV")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not (
-        options.report or options.texts or (options.model and (options.contestant or (options.files and options.out)))
-    ):
-        parser.error("name a model, CSV files and --out, or --report, or --texts")
+    to_run = options.model and (options.contestant or (options.files and options.out))
+    if not (to_run or options.report or options.texts or options.answers):
+        parser.error("name a model, CSV files and --out, or --report, or --texts, or --answers")
     return options
 
 

@@ -310,7 +310,7 @@ def _alpaca(data: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def corrected(cases: Sequence[Case], options: argparse.Namespace) -> list[Edit]:
-    """PKU GgufAligner's corrections of answers of claude-3-opus, where the prompts agree; its only request is its own."""
+    """PKU Aligner's corrections of answers of claude-3-opus, where the prompts agree; its only request is its own."""
     source = next((model for model in _ALPACA if model.startswith("claude")), "")
     if not any(case.policy == f"alpaca/{source}" for case in cases):
         return []

@@ -8,6 +8,7 @@ from typing import Any
 
 from .aligners import Aligner, Edit, GgufAligner
 from .errors import MalError, PromptTooLong, UsageError
+from .gate import Gate
 from .generation import Generation, OnText, Stop
 from .loops import tidy
 from .objectives import Objective, resolve
@@ -19,8 +20,9 @@ from .prompts import Message
 class Correction:
     """An aligned answer and what it cost. Where a round failed, `text` is what it was before: at first the weak answer.
 
-    `aligned` says whether `text` is the aligner's. `failure` says why a round failed ("" if none did); `edits` are the
-    aligner's generations, one per round that began. A weak answer that stays loses its own loop or invented turn.
+    `aligned` says whether `text` is the aligner's; it is not where the gate kept what was there. `failure` says why a
+    round failed ("" if none did); `edits` are the aligner's generations, one per round that began. A weak answer that
+    stays loses its own loop or invented turn.
     """
 
     query: str
@@ -31,6 +33,7 @@ class Correction:
     edits: tuple[Generation, ...] = ()
     aligned: bool = False
     failure: str = ""
+    preference: float | None = None  # of the last edit over what it edited, in nats per token, where a gate asked
 
     @property
     def edit(self) -> Generation | None:
@@ -49,14 +52,15 @@ def align(
     on_answer: OnText | None = None,
     on_edit: OnText | None = None,
     stop: Stop | None = None,
+    gate: Gate | None = None,
 ) -> Correction:
     """Let `policy` answer `query`, then let `aligner` edit that answer toward `objectives` (paper section 3.3).
 
     `history` holds the turns before the query, as their reader saw them. With several `rounds` the edit is edited
     again, until a round changes nothing. The texts stream to `on_answer` and `on_edit`. A correction that does not fit
     the aligner's context, comes out empty, goes round in circles or is stopped leaves the text as it was and says so
-    in `failure`. Once `stop` says so, what runs ends. Raises UsageError for an empty query or an unknown objective, and
-    what the policy raises.
+    in `failure`; a `gate` may keep the text, too. Once `stop` says so, what runs ends. Raises UsageError for an empty
+    query or an unknown objective, and what the policy raises.
     """
     return align_each(
         query,
@@ -68,6 +72,7 @@ def align(
         on_answer=on_answer,
         on_edit=on_edit,
         stop=stop,
+        gate=gate,
     )[0]
 
 
@@ -82,6 +87,7 @@ def align_each(
     on_answer: OnText | None = None,
     on_edit: OnText | None = None,
     stop: Stop | None = None,
+    gate: Gate | None = None,
 ) -> list[Correction]:
     """As `align`, with one correction of the same answer for each set of objectives, written side by side.
 
@@ -114,13 +120,33 @@ def align_each(
         for i, edit in zip(list(editing), edits, strict=True):
             before = corrections[i]
             corrections[i] = _after(before, edit)
-            if corrections[i].failure or edit.text == before.text:  # settled: the next round would do the same
+            if gate and corrections[i].aligned and edit.text != before.text:
+                corrections[i] = _judged(gate, corrections[i], before, editing[i], aligner, history)
+            if (
+                corrections[i].failure or corrections[i].text == before.text
+            ):  # settled: the next round would do the same
                 del editing[i]
             else:
                 editing[i] = Answer(edit.text)
         if not editing:
             break
     return corrections
+
+
+def _judged(
+    gate: Gate,
+    after: Correction,
+    before: Correction,
+    edited: Answer,
+    aligner: Aligner,
+    history: Sequence[Message],
+) -> Correction:
+    """What the gate makes of one more round: the correction after it, or what was there before."""
+    edit, kept = aligner.likelihoods(after.query, edited, after.objectives, [after.text, edited.text], history)
+    preference = edit - kept
+    if gate.takes(edit, kept):
+        return replace(after, preference=preference)
+    return replace(before, edits=after.edits, preference=preference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +163,14 @@ Settled = Callable[[int, Correction | MalError], None]
 
 
 def align_many(
-    cases: Sequence[Case], *, policy: Policy, aligner: Aligner, rounds: int = 1, in_flight: int = 1, on_done: Settled
+    cases: Sequence[Case],
+    *,
+    policy: Policy,
+    aligner: Aligner,
+    on_done: Settled,
+    rounds: int = 1,
+    in_flight: int = 1,
+    gate: Gate | None = None,
 ) -> None:
     """Align cases that know nothing of each other; `on_done` gets the number of each, and what came of it, as it ends.
 
@@ -147,7 +180,7 @@ def align_many(
     """
     if not isinstance(aligner, GgufAligner) or not isinstance(policy, GgufPolicy | GivenAnswer):
         for i, case in enumerate(cases):
-            on_done(i, _alone(case, policy, aligner, rounds))
+            on_done(i, _alone(case, policy, aligner, rounds, gate))
         return
     corrections: dict[int, Correction] = {}
     editing: dict[int, Answer] = {}  # what the next round edits, by case
@@ -161,24 +194,43 @@ def align_many(
             on_done(i, replace(correction, failure=missing))
         else:
             corrections[i], editing[i] = correction, answer
+
+    def settle(i: int, after: Correction, last: bool) -> None:
+        before, corrections[i] = corrections[i], after
+        if last or after.failure or after.text == before.text:
+            del editing[i]
+            on_done(i, corrections.pop(i))
+        else:
+            editing[i] = Answer(after.text)
+
     for left in range(rounds, 0, -1):
         if not (numbers := list(editing)):
             break
+        gated: dict[int, Correction] = {}  # to be judged once the engine writes no more
 
         def ended(
-            place: int, edit: Generation | MalError, numbers: list[int] = numbers, last: bool = left == 1
+            place: int,
+            edit: Generation | MalError,
+            numbers: list[int] = numbers,
+            gated: dict[int, Correction] = gated,
+            last: bool = left == 1,
         ) -> None:
             i = numbers[place]
-            before = corrections[i]
-            corrections[i] = _after(before, edit)
-            if last or corrections[i].failure or corrections[i].text == before.text:
-                del editing[i]
-                on_done(i, corrections.pop(i))
+            after = _after(corrections[i], edit)
+            if gate and not after.failure and after.text != corrections[i].text:
+                gated[i] = after
             else:
-                editing[i] = Answer(corrections[i].text)
+                settle(i, after, last)
 
         edits = [Edit(cases[i].query, editing[i], cases[i].objectives, cases[i].history) for i in numbers]
         aligner.edit_all(edits, in_flight=in_flight, on_done=ended, strict=False)
+        for i, after in gated.items():
+            assert gate
+            try:
+                judged = _judged(gate, after, corrections[i], editing[i], aligner, cases[i].history)
+            except PromptTooLong as error:
+                judged = replace(corrections[i], edits=after.edits, failure=str(error))
+            settle(i, judged, left == 1)
 
 
 def _answers(cases: Sequence[Case], policy: GgufPolicy | GivenAnswer, in_flight: int) -> list[Answer | MalError]:
@@ -194,7 +246,7 @@ def _answers(cases: Sequence[Case], policy: GgufPolicy | GivenAnswer, in_flight:
     return [next(rest) if case.answer is None else GivenAnswer(case.answer).answer(case.query) for case in cases]
 
 
-def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int) -> Correction | MalError:
+def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int, gate: Gate | None) -> Correction | MalError:
     try:
         return align(
             case.query,
@@ -203,6 +255,7 @@ def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int) -> Correct
             aligner=aligner,
             history=case.history,
             rounds=rounds,
+            gate=gate,
         )
     except MalError as error:
         return error

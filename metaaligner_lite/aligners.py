@@ -51,6 +51,16 @@ class Aligner(Protocol):
         PromptTooLong if a prompt and its edit do not fit.
         """
 
+    def likelihoods(
+        self,
+        query: str,
+        answer: Answer,
+        objectives: Sequence[Objective],
+        texts: Sequence[str],
+        history: Sequence[Message] = (),
+    ) -> list[float]:
+        """How likely each text is as an edit: mean log-likelihood per token (nats), asked where a gate judges."""
+
     def reading_ahead(
         self,
         query: str,
@@ -218,6 +228,30 @@ class GgufAligner:
             marks=[mark for mark in self._marks if mark.strip() not in edit.answer.text],
             on_text=on_text,
         )
+
+    def likelihoods(
+        self,
+        query: str,
+        answer: Answer,
+        objectives: Sequence[Objective],
+        texts: Sequence[str],
+        history: Sequence[Message] = (),
+    ) -> list[float]:
+        """How likely each text is as the edit of an answer: mean log-likelihood per token (nats), as gate.py compares.
+
+        Raises PromptTooLong if a text does not fit.
+        """
+        prompt = edit_prompt(
+            self.layout,
+            query,
+            answer.text,
+            objectives,
+            self.template,
+            answer_tokens=self._cached(answer),
+            history=history,
+            known=self.known,
+        )
+        return self.engine.likelihoods(prompt, texts, adapted=self.engine.adapter is not None)
 
     @contextmanager
     def reading_ahead(

@@ -18,6 +18,7 @@ from .align import Case, Correction, align_many
 from .aligners import GgufAligner
 from .errors import DataError, FileProblem, MalError, UsageError
 from .files import written_whole
+from .gate import Gate
 from .gguf_file import read_header, sampled_digest
 from .journal import Journal
 from .objectives import Objective
@@ -47,6 +48,7 @@ class Job:
     out: Path
     reading: Reading = field(default_factory=Reading)
     rounds: int = 1
+    gate: Gate | None = None
     in_flight: int = 0
     retry: bool = True
     start_over: bool = False
@@ -166,8 +168,9 @@ def align_rows(
     """
     ours = isinstance(pair.aligner, GgufAligner)
     in_flight = job.in_flight or (usual_in_flight(pair.aligner.engine) if ours else 1)
-    # What a model has just written is edited from its own cache, as long as each text has a sequence of its own.
-    size = in_flight * (1 if shared and isinstance(pair.policy, GgufPolicy) else _WINDOW)
+    # What a model has just written is edited, or judged, from its own cache, if each text has a sequence of its own.
+    again = job.gate or (shared and isinstance(pair.policy, GgufPolicy))
+    size = in_flight * (1 if again else _WINDOW)
     while window := list(islice(rows, size)):
         window.sort(key=_beginning)
         undone = dict(enumerate(window))
@@ -194,7 +197,13 @@ def _align_alone(i: int, row: Row, pair: Pair, job: Job, ended: Callable[[int, C
 
 
 def _how(pair: Pair, job: Job, in_flight: int) -> dict[str, Any]:
-    return {"policy": pair.policy, "aligner": pair.aligner, "rounds": job.rounds, "in_flight": in_flight}
+    return {
+        "policy": pair.policy,
+        "aligner": pair.aligner,
+        "rounds": job.rounds,
+        "gate": job.gate,
+        "in_flight": in_flight,
+    }
 
 
 def _cases(rows: Sequence[Row]) -> list[Case]:
@@ -222,6 +231,7 @@ def result_of(came: Correction | MalError) -> Record:
         **({"reasoning": came.answer.reasoning} if came.answer.reasoning else {}),
         "text": came.text,
         "finish": came.edit.finish if came.edit else "",
+        "preference": came.preference,
         "read": sum(one.read for one in counts),
         "reused": sum(one.reused for one in counts),
         "written": sum(one.written for one in counts),
@@ -246,6 +256,7 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
         "objectives": {objective.name: objective.description for objective in objectives},
         "system text": job.reading.system,
         "rounds": job.rounds,
+        "gate": job.gate.margin if job.gate else None,
         "layout": aligner.layout,
     }
     if isinstance(aligner, GgufAligner):
@@ -345,7 +356,8 @@ def _result(row: Row, journal: Journal, job: Job) -> Record:
 def _columns(job: Job) -> dict[str, type | None]:
     counts: dict[str, type | None] = {"tokens_read": int, "tokens_reused": int, "tokens_written": int, "seconds": float}
     names = ("weak_answer", "aligned_answer", "outcome", "error_type", "error")
-    return dict.fromkeys(names, str) | (counts if job.counts else {})
+    gated: dict[str, type | None] = {"preference": float} if job.gate else {}
+    return dict.fromkeys(names, str) | gated | (counts if job.counts else {})
 
 
 def _values(result: Record, job: Job, place: str) -> Record:
@@ -357,6 +369,8 @@ def _values(result: Record, job: Job, place: str) -> Record:
         "error_type": error["type"] if error else None,
         "error": f"{place}: {error['message']}" if error else None,
     }
+    if job.gate:
+        told["preference"] = result.get("preference")
     if job.counts:
         told |= {f"tokens_{name}": result.get(name, 0) for name in ("read", "reused", "written")}
         told["seconds"] = result.get("seconds", 0.0)

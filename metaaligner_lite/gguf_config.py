@@ -78,7 +78,9 @@ def _rope(header: GgufHeader, theta: float, width: int) -> dict[str, Any]:
         rope = plain | {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         rope["original_max_position_embeddings"] = 8192
         expected = _llama3(rope, width)
-        if len(factors) == len(expected) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)):
+        if len(factors) == len(expected) and all(
+            math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)
+        ):
             return rope
     raise ModelError(f"{header.path} has rotary factors of its own, which cannot be told to transformers")
 

@@ -117,6 +117,8 @@ def notes(correction: Correction) -> list[str]:
         told.append(f"the last round failed, this is the text of the round before: {correction.failure}")
     elif correction.failure:
         told.append(f"the correction failed, this is the answer as it was: {correction.failure}")
+    if correction.preference is not None and not correction.aligned and correction.edit and not correction.failure:
+        told.append("the answer stays: the aligner holds it likelier than its own edit")
     for name, generation in (("policy", correction.answer.generation), ("aligner", correction.edit)):
         if generation and generation.finish == "length":
             told.append(f"the {name} was stopped at {len(generation.tokens)} tokens; `max_tokens` sets another limit")
@@ -138,6 +140,7 @@ def record(correction: Correction) -> dict[str, Any]:
         "reasoning": correction.answer.reasoning,
         "text": correction.text,
         "aligned": correction.aligned,
+        "preference": correction.preference,
         "failure": correction.failure,
         "layout": correction.layout,
         "policy": _stage(correction.answer.generation),

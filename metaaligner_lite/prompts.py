@@ -163,12 +163,12 @@ def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
 
 
 def run_on_marks(template: ChatTemplate | None, specials: Mapping[str, int]) -> tuple[str, ...]:
-    """What begins the user's next turn in the text of a model that goes on to invent it (see ChatTemplate.marks).
+    """What begins the next turn in the text of a model that goes on to invent it (see ChatTemplate.marks).
 
-    Models without a template of their own have seen dialogues of both kinds.
+    Models without a template of their own have seen dialogues of both kinds, and answer themselves.
     """
     if template is None or template == PLAIN_DIALOGUE:
-        return ("User:", "Human:")
+        return ("User:", "Human:", "Assistant:")
     return template.marks(specials)
 
 

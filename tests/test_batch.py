@@ -14,6 +14,7 @@ from metaaligner_lite.align import Case, align, align_many
 from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.batch import Job, run, survey
 from metaaligner_lite.errors import DataError, FileProblem, ModelError, UsageError
+from metaaligner_lite.gate import Gate
 from metaaligner_lite.generation import Counts, Generation
 from metaaligner_lite.journal import Journal
 from metaaligner_lite.objectives import resolve
@@ -399,16 +400,18 @@ CASES = [
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 8])
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_texts_in_flight_are_those_of_one_at_a_time(engine, in_flight, rounds):
+@pytest.mark.parametrize(("rounds", "gate"), [(1, None), (2, None), (2, Gate(0.05))])
+def test_texts_in_flight_are_those_of_one_at_a_time(engine, in_flight, rounds, gate):
     aligner, policy = GgufAligner(engine, layout=CONVERSATION, max_tokens=24), GgufPolicy(engine, max_tokens=12)
+    options = {"aligner": aligner, "rounds": rounds, "gate": gate}
     came = {}
-    align_many(CASES, policy=policy, aligner=aligner, rounds=rounds, in_flight=in_flight, on_done=came.__setitem__)
+    align_many(CASES, policy=policy, in_flight=in_flight, on_done=came.__setitem__, **options)
     assert sorted(came) == list(range(len(CASES)))
     for i, case in enumerate(CASES):
         asked = policy if case.answer is None else GivenAnswer(case.answer)
-        alone = align(case.query, case.objectives, policy=asked, aligner=aligner, rounds=rounds)
+        alone = align(case.query, case.objectives, policy=asked, **options)
         assert (came[i].text, came[i].failure, came[i].answer.text) == (alone.text, alone.failure, alone.answer.text)
+        assert came[i].preference == pytest.approx(alone.preference, abs=1e-4)
         assert [edit.finish for edit in came[i].edits] == [edit.finish for edit in alone.edits]
 
 

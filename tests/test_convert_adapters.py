@@ -115,6 +115,21 @@ def test_an_adapter_file_computes_what_peft_computes(base: Path, tmp_path: Path,
         assert np.abs(model.logits(ids) - expected).max() < 1e-3 * expected.std()
 
 
+def test_an_adapter_in_half_the_room_computes_nearly_the_same(base: Path, tmp_path: Path) -> None:
+    """Q8_0 where rows fill its blocks, F16 where the rank leaves them too short."""
+    adapted = models.adapter(base, tmp_path / "adapter")
+    ids = prompt_ids(base)
+    expected = peft_logits(adapted, ids)
+    whole = convert(base, tmp_path / "base.gguf", ["f32"]).outputs[0].path
+    (small,) = convert(tmp_path / "adapter", tmp_path / "q8.gguf", ["q8_0"], adapter_only=True).outputs
+    types = {(t.name.rpartition(".")[2], t.shape[0] % 32 == 0, t.type_name) for t in read_header(small.path).tensors}
+    assert {kind for _, full, kind in types if full} == {"Q8_0"}
+    assert {kind for _, full, kind in types if not full} == {"F16"}
+    with opened(whole) as model, model.adapter(small.path):
+        # Layers of random weights amplify what is rounded, in a few places a lot.
+        assert np.median(np.abs(model.logits(ids) - expected)) < 0.05 * expected.std()
+
+
 def test_an_activated_adapter_says_what_switches_it_on(base: Path, tmp_path: Path) -> None:
     models.adapter(base, tmp_path / "adapter", alora_invocation_tokens=[5, 7, 9])
     path = convert(tmp_path / "adapter", tmp_path / "out", ["f16"], adapter_only=True).outputs[0].path

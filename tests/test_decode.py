@@ -9,6 +9,7 @@ from metaaligner_lite.llama.context import Context, common_prefix
 from metaaligner_lite.llama.decode import Task, TextStream, generate
 from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
+from metaaligner_lite.prompts import PLAIN_DIALOGUE, run_on_marks
 
 
 def stream(chunks, marks=("Human:", "User:")):
@@ -44,6 +45,12 @@ def stream(chunks, marks=("Human:", "User:")):
 def test_stream_stops_before_a_run_on_turn(chunks, text, ended):
     result, seen, stopped = stream(chunks)
     assert (result, "".join(seen), stopped) == (text, text, ended)
+
+
+@pytest.mark.parametrize("name", ["User", "Human", "Assistant"])
+def test_a_model_without_a_template_is_stopped_before_it_speaks_for_anyone(name):
+    text, _, stopped = stream(["I see.", f"\n\n{name}: I", " see."], run_on_marks(PLAIN_DIALOGUE, {}))
+    assert (text, stopped) == ("I see.", True)
 
 
 @pytest.mark.parametrize(

@@ -296,8 +296,8 @@ def test_the_marks_of_a_run_on_turn(template, marks):
     assert template.marks(Letters().specials) == marks
 
 
-def test_models_without_a_template_run_on_in_two_ways():
-    assert run_on_marks(None, {}) == run_on_marks(PLAIN_DIALOGUE, {}) == ("User:", "Human:")
+def test_models_without_a_template_run_on_in_three_ways():
+    assert run_on_marks(None, {}) == run_on_marks(PLAIN_DIALOGUE, {}) == ("User:", "Human:", "Assistant:")
 
 
 def test_a_template_never_sees_content():

@@ -152,7 +152,7 @@ def test_the_least_recently_used_go_first(tiny_path, folder):
     assert len(files(folder)) == 2
     assert kept in files(folder)
     _, said = edit(tiny_path, folder, query="d" * 200, cache_bytes=1000)
-    assert "more than --cache-size allows" in said[0]
+    assert "more than `cache_bytes` allows" in said[0]
 
 
 def test_a_longer_text_replaces_what_it_continues(tiny_path, folder):
@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be(tiny_path, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileProblem, match="cannot keep a cache in"):
         Store(tmp_path / "file", b"x" * 32)
-    with pytest.raises(FileProblem, match="--cache"):
+    with pytest.raises(FileProblem, match="another folder with `cache`"):
         open_engine(tiny_path, cache=tmp_path / "file")
 
 

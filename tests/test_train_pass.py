@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+import torch  # noqa: TID253
 from tiny_train import make_base, one_thread  # noqa: F401 (the fixture)
 
 from mal_train import lora
@@ -17,7 +18,7 @@ from mal_train import recipe as recipes
 from mal_train.collate import collate
 from mal_train.encode import IGNORED, encode_edit, load_tokens
 from mal_train.llama_pass import Pass
-from mal_train.packed import obstacle, pack, pack_plan
+from mal_train.packed import obstacle, pack
 from mal_train.reformulate import Edit
 from metaaligner_lite.objectives import builtin_catalogue
 from metaaligner_lite.prompts import Message, invocation
@@ -46,7 +47,9 @@ def peft_pass(model, edits, pad):
     batch = collate(edits, pad)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     labels = batch["labels"][:, 1:]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
     known = labels != IGNORED
     return loss, [int(((logits.argmax(-1) == labels) & known).sum()), int(known.sum())]
 
@@ -62,11 +65,11 @@ def exact_norm(module, x):
 
 
 def adapted(base, settings=None):
-    recipe = recipes.load(None, {"lora.rank": 3, "kind": "activated", "training.precision": "float32"} | (settings or {}))
-    tokens = load_tokens(base)
-    model = lora.attach(
-        lora.open_base(base, recipe), recipe, invocation("conversation/brief", tokens.template, tokens)
+    recipe = recipes.load(
+        None, {"lora.rank": 3, "kind": "activated", "training.precision": "float32"} | (settings or {})
     )
+    tokens = load_tokens(base)
+    model = lora.attach(lora.open_base(base, recipe), recipe, invocation("conversation/brief", tokens.template, tokens))
     model = model.double()
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):  # which computes in float32, whatever it is given

@@ -383,7 +383,7 @@ def test_an_activated_run(base, data, tmp_path):
     # Before the invocation the base's logits, bit for bit; from it on, others.
     edit = encode_edit(Edit("Where is it?", "No idea.", "I am sorry.", (EMPATHY,)), tokens, "conversation")
     ids = torch.tensor(edit.ids.tolist())[None]
-    start = next(i for i in range(len(edit)) if edit.ids[i : i + len(invocation)].tolist() == invocation)
+    start = next(i for i in range(len(edit)) if edit.ids[i : i + len(begins)].tolist() == begins)
     plain = AutoModelForCausalLM.from_pretrained(base)
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
     with torch.no_grad():

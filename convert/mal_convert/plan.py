@@ -47,9 +47,14 @@ class Step:
         return math.prod(self.shape)
 
     def type_in(self, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
-        """Its type in a file of type `wanted`: vectors and norms stay float32, as llama.cpp expects."""
-        exact = len(self.shape) == 1 or self.name.endswith("_norm.weight") or not self.name.endswith(_MATRICES)
-        return gguf.GGMLQuantizationType.F32 if exact else wanted
+        """Its type in a file of type `wanted`: vectors and norms stay float32, as llama.cpp expects.
+
+        Rows that fill no whole blocks of a quantized type become float16.
+        """
+        if len(self.shape) == 1 or self.name.endswith("_norm.weight") or not self.name.endswith(_MATRICES):
+            return gguf.GGMLQuantizationType.F32
+        whole = self.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
+        return wanted if whole else gguf.GGMLQuantizationType.F16
 
     def bytes_in(self, wanted: gguf.GGMLQuantizationType) -> int:
         """Its size in bytes in a file of type `wanted`."""

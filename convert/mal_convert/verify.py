@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _LOGITS = {"F32": 2e-3, "F16": 2e-2, "BF16": 8e-2}
 # How far a tensor's rows may lie from the source, as a share of their size. Quantized rows at 2 bits reach 0.4.
 _ROWS = {"F32": 0.0, "F16": 6e-4, "BF16": 5e-3}
+_MERGED = 1e-6  # what a merged row may differ by besides: some BLAS sum a few rows in another order than many
 _QUANTIZED_ROWS = 0.6
 _SAMPLED = 4  # rows of each tensor
 GREEDY = 8
@@ -121,15 +122,16 @@ def tensor_errors(name: str, path: Path, steps: Sequence[Step]) -> dict[str, flo
         found = read_rows(header, tensor, rows)
         if found is None:
             continue
-        error = row_error(step.name, name, tensor.type_name, found, tensors.rows_of(step, rows))
+        expected = tensors.rows_of(step, rows)
+        error = row_error(step.name, name, tensor.type_name, found, expected, merged=step.low_rank is not None)
         errors.setdefault(tensor.type_name, []).append(error)
     return {kind: float(np.mean(found)) for kind, found in sorted(errors.items())}
 
 
-def row_error(tensor: str, file: str, kind: str, found: F32, expected: F32) -> float:
+def row_error(tensor: str, file: str, kind: str, found: F32, expected: F32, *, merged: bool = False) -> float:
     """How far rows are from their source. Raises ModelError beyond what rounding to their ggml type explains."""
     error = _ratio(found - expected, expected)
-    if not error <= _ROWS.get(kind, _QUANTIZED_ROWS):
+    if not error <= _ROWS.get(kind, _QUANTIZED_ROWS) + merged * _MERGED:
         raise ModelError(f"{tensor} in the {file} file is {error:.2g} of its size away from the source as {kind}")
     return error
 

@@ -51,6 +51,7 @@ def align(
     low_memory: opt.LowMemory = False,
     draft: opt.Draft = True,
     layout: opt.Layout = "",
+    gate: opt.Gate = False,
     force: opt.Force = False,
     chat_template: opt.ChatTemplateFile = None,
     objectives_file: opt.ObjectivesFile = None,
@@ -62,6 +63,7 @@ def align(
     from ..align import align_each
     from ..chats import Chat, load_history, with_system
     from ..errors import UsageError
+    from ..gate import Gate
     from ..generation import Sampling
     from ..llama.context import kv_type
     from ..objectives import load_catalogue, resolve
@@ -124,6 +126,7 @@ def align(
             rounds=rounds,
             on_answer=screen.answer,
             on_edit=screen.edit,
+            gate=Gate() if gate else None,
         )
     screen.finish(corrections)
     if any(correction.failure for correction in corrections):

@@ -82,6 +82,7 @@ def batch(
     kv: opt.Kv = "f16",
     draft: opt.Draft = True,
     layout: opt.Layout = "",
+    gate: opt.Gate = False,
     force: opt.Force = False,
     chat_template: opt.ChatTemplateFile = None,
     objectives_file: opt.ObjectivesFile = None,
@@ -95,6 +96,7 @@ def batch(
     from ..batch import Job, run, survey
     from ..chats import with_system
     from ..errors import UsageError
+    from ..gate import Gate
     from ..generation import Sampling
     from ..llama.context import kv_type
     from ..objectives import load_catalogue, resolve
@@ -112,7 +114,7 @@ def batch(
     columns = Columns(query_column, answer_column, objectives_column, history_column, id_column)
     (message,) = with_system((), system) if system else (None,)
     reading = Reading(columns, wanted, catalogue, message.content if message else "")
-    job = Job(source, out, reading, rounds, in_flight, retry, start_over, counts, reference)
+    job = Job(source, out, reading, rounds, Gate() if gate else None, in_flight, retry, start_over, counts, reference)
     asked = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty}
     named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     console = talk()

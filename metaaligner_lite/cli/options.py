@@ -110,3 +110,7 @@ Rounds = Annotated[
     int, typer.Option("--rounds", min=1, help="Edit the edited answer again, up to so many times in all.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Use an adapter over another base than it was trained on.")]
+Gate = Annotated[
+    bool,
+    typer.Option("--gate/--no-gate", help="Keep the answer where the aligner itself holds it likelier than its edit."),
+]

@@ -199,7 +199,7 @@ class Wrapped:
         self._space = ""
         for part, style in self._word:
             self._put(part, style)
-        self._column = self._column if self._column <= self._out.width else self._column % self._out.width
+        self._column = (self._column - 1) % self._out.width + 1  # the terminal itself breaks a longer word
         self._word.clear()
 
     def _put(self, text: str, style: str) -> None:

@@ -160,6 +160,24 @@ class Engine:
             self._recall(self._store, context, tasks[0])
         return context
 
+    def likelihoods(self, prompt: Prompt, texts: Sequence[str], *, adapted: bool = False) -> list[float]:
+        """How likely each text is as the whole continuation of a prompt: mean log-likelihood per token, in nats.
+
+        The end of the turn counts as a token. What the cache holds of the prompt is reused; a text costs a few batches.
+        Raises PromptTooLong if the prompt and a text do not fit.
+        """
+        from .score import mean_log_likelihood
+
+        with self._lock:
+            tokens, request = encode_request(prompt, self.model)
+            ends = [*self.model.end]
+            written = [[*self.model.encode_text(text), *ends] for text in texts]
+            longest = max(map(len, written))
+            self._room_after(len(tokens), longest)
+            context = self._context_for(len(tokens) + longest, 1)
+            begin = request if adapted else NEVER
+            return [mean_log_likelihood(context, tokens, text, begin) for text in written]
+
     def read_ahead(self, prompt: Prompt) -> None:
         """Read the beginning of a prompt that is still growing, so that `run` finds it in the cache.
 

@@ -128,6 +128,14 @@ class Model:
             return self.piece(token)
         return self._piece_buffer.raw[:count]
 
+    @cached_property
+    def end(self) -> tuple[int, ...]:
+        """The token that ends a turn, or a text; none if the vocabulary has neither."""
+        for token in (self._lib.llama_vocab_eot(self._vocab), self._lib.llama_vocab_eos(self._vocab)):
+            if token >= 0:
+                return (token,)
+        return ()
+
     def ends(self, token: int) -> bool:
         """Whether a token ends a generation (EOS, EOT and their kin)."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))

@@ -169,7 +169,10 @@ def encode_edits(edits: Iterable[Edit], encoder: Encoder, account: Account, enou
 
 
 def encode_edit(edit: Edit, tokens: Tokens, layout: str, known: Mapping[str, str] = MappingProxyType({})) -> Encoded:
-    """One edit, whole, however long; `known` objectives are named in short. Raises UsageError or ModelError where the layout does not fit the model."""
+    """One edit, whole, however long; `known` objectives are named in short.
+
+    Raises UsageError or ModelError where the layout does not fit the model.
+    """
     import numpy as np
 
     prompt = edit_prompt(
@@ -229,9 +232,9 @@ def _shorten(edit: Edit, tokens: Tokens, layout: str, most: int, known: Mapping[
     """
     while edit.history:
         edit = replace(edit, history=_later(edit.history))
-        found = encode_edit(edit, tokens, layout, known)
-        if len(found) <= most:
-            return found
+        whole = encode_edit(edit, tokens, layout, known)
+        if len(whole) <= most:
+            return whole
     starts = [match.start() for match in _WORD.finditer(edit.query)]
     least = 2 if _OPEN.search(edit.query) else 1  # the mark of the turn to be written is no question
 

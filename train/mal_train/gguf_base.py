@@ -10,13 +10,16 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metaaligner_lite.errors import FileProblem, MalError, ModelError
 from metaaligner_lite.gguf_config import ROPE_FACTORS, hf_config
 from metaaligner_lite.gguf_file import GgufHeader, TensorInfo, read_header
+
+if TYPE_CHECKING:
+    from metaaligner_lite.llama.model import Model
 
 _WHOLE = 1 << 24  # vocabularies are read, too
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # kinds of tokens
@@ -92,8 +95,8 @@ def _numbers(header: GgufHeader, tensor: TensorInfo) -> np.ndarray:
         return np.asarray(dequantize(rows, kind), np.float32).reshape(shape)
     except (NotImplementedError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{header.path}: tensor {tensor.name!r} of type {tensor.type_name} cannot be turned into numbers ({error}); "
-            "take another quantization of the same model"
+            f"{header.path}: tensor {tensor.name!r} of type {tensor.type_name} cannot be turned into numbers "
+            f"({error}); take another quantization of the same model"
         ) from error
 
 
@@ -129,7 +132,11 @@ def _tensors(header: GgufHeader, config: Mapping[str, Any]) -> Iterator[tuple[st
 def _expected(config: Mapping[str, Any]) -> set[str]:
     """The names of all tensors of such a model."""
     family = config["model_type"]
-    layer = [f"{name}.weight" for gguf, name in _LAYER.items() if family == "qwen3" or not gguf.endswith(("q_norm", "k_norm"))]
+    layer = [
+        f"{name}.weight"
+        for gguf, name in _LAYER.items()
+        if family == "qwen3" or not gguf.endswith(("q_norm", "k_norm"))
+    ]
     if family == "qwen2" or config.get("attention_bias"):
         layer += [f"self_attn.{p}_proj.bias" for p in ("q", "k", "v")]
     if config.get("attention_bias"):
@@ -178,7 +185,9 @@ def _write_tokenizer(header: GgufHeader, folder: Path) -> None:
                 )
 
 
-def _backend(header: GgufHeader, tokens: tuple[str, ...], kinds: tuple[int, ...], template: str, bos: int | None) -> Any:
+def _backend(
+    header: GgufHeader, tokens: tuple[str, ...], kinds: tuple[int, ...], template: str, bos: int | None
+) -> Any:
     from tokenizers import AddedToken, Tokenizer, models, processors
 
     model, vocabulary = header.text("tokenizer.ggml.model"), {text: i for i, text in enumerate(tokens)}
@@ -189,8 +198,16 @@ def _backend(header: GgufHeader, tokens: tuple[str, ...], kinds: tuple[int, ...]
     else:
         raise ModelError(f"{header.path}: a tokenizer of the kind {model!r} cannot be rebuilt; name its folder")
     # The template's own marks, which some files declare as user-defined, begin turns: never to be read out of a text.
-    special = {text for text, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL or (kind == _USER and _marks(text, template))}
-    added = [AddedToken(t, special=t in special, normalized=False) for t, k in zip(tokens, kinds, strict=True) if t in special or k == _USER]
+    special = {
+        text
+        for text, kind in zip(tokens, kinds, strict=True)
+        if kind == _CONTROL or (kind == _USER and _marks(text, template))
+    }
+    added = [
+        AddedToken(t, special=t in special, normalized=False)
+        for t, k in zip(tokens, kinds, strict=True)
+        if t in special or k == _USER
+    ]
     backend.add_tokens([token for token in added if not token.special])
     backend.add_special_tokens([token for token in added if token.special])
     if bos is not None:

@@ -162,7 +162,8 @@ def _groups(numbers: Sequence[int], edits: Sequence[Encoded], most: int) -> Iter
         rows.setdefault(edits[i].row, []).append(i)
     for members in rows.values():
         members.sort(key=lambda i: edits[i].ids[: edits[i].request].tolist())
-        cost, group, last = 0, [], None
+        cost, last = 0, None
+        group: list[int] = []
         for i in members:
             prefix = edits[i].ids[: edits[i].request]
             more = len(edits[i]) - (0 if last is None else _shared(last, prefix))
@@ -231,9 +232,7 @@ class _Tree:
             self.grow(members, common, path)
             first = last + 1
 
-    def _stretch(
-        self, ids: np.ndarray, depth: int, before: tuple[tuple[int, int], ...]
-    ) -> tuple[tuple[int, int], ...]:
+    def _stretch(self, ids: np.ndarray, depth: int, before: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         if not len(ids):
             return before
         start, self._size = self._size, self._size + len(ids)

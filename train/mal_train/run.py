@@ -56,7 +56,7 @@ def train(
     force: bool = False,
     resume: bool = False,
 ) -> Trained:
-    """Train an aligner on the rows of `data`, starting from the model `base`, a folder or a GGUF file; leave it in `out`.
+    """Train an aligner on the rows of `data`, from the model `base` (a folder or a GGUF file); leave it in `out`.
 
     `out` will hold adapter/, merged/ (unless kind = "activated"), recipe.toml and report.md. It is written beside
     and renamed at the end; an existing one is kept unless `force`. `resume` goes on with an interrupted run of the

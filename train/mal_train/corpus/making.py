@@ -14,9 +14,9 @@ from statistics import median
 from typing import Any
 
 from metaaligner_lite.errors import DataError, FileProblem
+from metaaligner_lite.files import write_whole
+from metaaligner_lite.records import Account
 
-from ..files import write_whole
-from ..rows import Account
 from . import special
 from .compose import HEADLINES, TRAINED, WITHHELD, edits
 from .edit import Edit, case, own_cases

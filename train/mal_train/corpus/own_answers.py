@@ -18,7 +18,7 @@ from pathlib import Path
 
 from metaaligner_lite import open_engine
 from metaaligner_lite.errors import MalError
-from metaaligner_lite.llama.decode import GREEDY, Sampling
+from metaaligner_lite.generation import GREEDY, Sampling
 from metaaligner_lite.prompts import PLAIN_DIALOGUE, Message, chat_prompt
 
 from .readers import SOURCES

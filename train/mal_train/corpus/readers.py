@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import DataError
+from metaaligner_lite.records import Account, read_records
 
-from ..rows import Account
-from ..sources import read_records
 from .sources import LONGEST, Base, Source, clean, front, recent, turns_of, usable
 from .texts import count, normal
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import FileProblem
+from metaaligner_lite.records import Account, read_records
 
-from ..rows import Account
-from ..sources import read_records
 from .texts import Unit, count, join, normal, split
 
 Turns = tuple[tuple[str, str], ...]  # role and content
