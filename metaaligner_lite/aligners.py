@@ -241,16 +241,7 @@ class GgufAligner:
 
         Raises PromptTooLong if a text does not fit.
         """
-        prompt = edit_prompt(
-            self.layout,
-            query,
-            answer.text,
-            objectives,
-            self.template,
-            answer_tokens=self._cached(answer),
-            history=history,
-            known=self.known,
-        )
+        prompt = self._prompt(Edit(query, answer, objectives, history))
         return self.engine.likelihoods(prompt, texts, adapted=self.engine.adapter is not None)
 
     @contextmanager

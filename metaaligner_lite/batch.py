@@ -319,10 +319,7 @@ def _write(job: Job, found: Survey, journal: Journal) -> None:
     """Write the output in the order of the source, through the disk, then under its name."""
     answers = found.requests == found.rows and not job.reference and kind_of(job.out) in {".jsonl", ".ndjson"}
     fields = Fields()
-    fields.kinds = dict(found.fields.kinds)
-    fields.kinds |= dict.fromkeys(_REFERENCE, str) if job.reference else _columns(job)
-    if job.reference:
-        fields.kinds = dict.fromkeys(_REFERENCE, str)
+    fields.kinds = dict.fromkeys(_REFERENCE, str) if job.reference else found.fields.kinds | _columns(job)
     like = job.source if kind_of(job.source) == kind_of(job.out) == ".parquet" else None
     try:
         beside = job.out.with_name(f"{job.out.name}.new")

@@ -2,8 +2,8 @@
 
     python tests/killed_batch.py MODEL IN OUT AFTER HOW
 
-After so many calls (0: never) the process dies: HOW 0 before a write to the disk, 1 in the middle of one, 2 behind it
-and before its sync.
+At its so-many-th write to the journal (0: never) the process dies: HOW 0 before it, 1 in the middle of it, 2 behind it
+and before its sync. HOW 3 and 4: once the output is written, before it has its name and after that.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ def die() -> None:
 
 
 def dying(after: int, how: int) -> None:
-    """Let the journal die at its so-many-th write."""
+    """Let this process die at a moment."""
     whole, calls = journal.Journal._write, 0
+    if after and how > 2:
+        replace = Path.replace
+        Path.replace = lambda *paths: (how == 4 and replace(*paths), die())
+        return
 
     def write(self: journal.Journal, record: Any) -> None:
         nonlocal calls

@@ -454,7 +454,7 @@ def kill_and_resume(tmp_path, tiny_path, kills, seed):
     moments = random.Random(seed)
     for turn in range(kills):
         ended = subprocess.run(
-            [*COMMAND, tiny_path, source, out, str(moments.randrange(1, 12)), str(turn % 3)], timeout=600
+            [*COMMAND, tiny_path, source, out, str(moments.randrange(1, 12)), str(turn % 5)], timeout=600
         )
         if ended.returncode == 0:  # everything was done before the kill: begin anew
             assert out.read_bytes() == whole.read_bytes()
