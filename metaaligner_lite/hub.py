@@ -70,7 +70,7 @@ def choose(found: list[Variant], quant: str, default: str) -> Variant | None:
     told = [one for one in found if one.quant]
     if not told:
         return found[0] if len(found) == 1 else None
-    return min(told, key=lambda one: (abs(_bits(one.quant) - _bits(wanted)), -_bits(one.quant)))
+    return min(told, key=lambda one: (round(abs(_bits(one.quant) - _bits(wanted)), 3), -_bits(one.quant)))
 
 
 def _bits(quant: str) -> float:

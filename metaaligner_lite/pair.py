@@ -133,8 +133,8 @@ def _over_a_base(adapter: Path, policy: Path | Server | None, *, given: bool) ->
     if policy is None:
         return Plan(None, _base("base for the adapter: name it with `aligner`"), adapter, shared=False)
     if not isinstance(policy, Path):  # what a server holds, no adapter of ours can lie over
-        own = _base("base for the adapter here: name it with `aligner`")
-        return Plan(None if given else policy, own, adapter, shared=False)
+        base = _base("base for the adapter here: name it with `aligner`")
+        return Plan(None if given else policy, base, adapter, shared=False)
     wanted = models.adapter_fingerprint(adapter)
     own = models.BASE.path
     if wanted and own and _fingerprint(policy) != wanted == _fingerprint(own):

@@ -1,4 +1,4 @@
-"""Models named owner/repo[:QUANT]: chosen by quantization, fetched once from a stand-in of the Hub, then from its cache."""
+"""Models named owner/repo[:QUANT]: chosen by quantization, fetched once from a stand-in of the Hub, then cached."""
 
 from __future__ import annotations
 
