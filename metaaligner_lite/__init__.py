@@ -16,19 +16,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 from .align import Correction, align, align_each
-from .aligners import Aligner, GgufAligner
-from .errors import DataError, FileProblem, MalError, MissingExtra, ModelError, PromptTooLong, UsageError
+from .aligners import Aligner, EndpointAligner, GgufAligner
+from .errors import (
+    DataError,
+    EndpointError,
+    FileProblem,
+    MalError,
+    MissingExtra,
+    ModelError,
+    PromptTooLong,
+    UsageError,
+)
 from .generation import Counts, Generation, Sampling
 from .manifest import Manifest
 from .objectives import Objective, load_catalogue, resolve
-from .policies import Answer, GgufPolicy, GivenAnswer, Policy
+from .policies import Answer, EndpointPolicy, GgufPolicy, GivenAnswer, Policy
 from .prompts import Message
 
 if TYPE_CHECKING:
+    from .endpoint import Endpoint, Server
     from .llama.engine import Engine, open_engine
 
-# These load llama.cpp, so they wait until they are used.
+# These load llama.cpp, or what speaks HTTP, so they wait until they are used.
 _LATE = {
+    "Endpoint": ".endpoint",
+    "Server": ".endpoint",
     "Engine": ".llama.engine",
     "open_engine": ".llama.engine",
 }
@@ -36,9 +48,11 @@ _LATE = {
 __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
     "align", "align_each", "Correction", "Aligner", "GgufAligner",
     "GgufPolicy", "GivenAnswer", "Policy", "Answer", "Message",
+    "Endpoint", "Server", "EndpointPolicy", "EndpointAligner",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",
     "Objective", "resolve", "load_catalogue", "Manifest",
-    "MalError", "UsageError", "FileProblem", "ModelError", "PromptTooLong", "DataError", "MissingExtra",
+    "MalError", "UsageError", "FileProblem", "ModelError", "EndpointError",
+    "PromptTooLong", "DataError", "MissingExtra",
 ]  # fmt: skip
 
 

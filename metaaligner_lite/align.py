@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .aligners import Aligner, Edit, GgufAligner
-from .errors import MalError, PromptTooLong, UsageError
+from .errors import EndpointError, MalError, PromptTooLong, UsageError
 from .gate import Gate
 from .generation import Generation, OnText, Stop
 from .loops import tidy
@@ -58,9 +58,9 @@ def align(
 
     `history` holds the turns before the query, as their reader saw them. With several `rounds` the edit is edited
     again, until a round changes nothing. The texts stream to `on_answer` and `on_edit`. A correction that does not fit
-    the aligner's context, comes out empty, goes round in circles or is stopped leaves the text as it was and says so
-    in `failure`; a `gate` may keep the text, too. Once `stop` says so, what runs ends. Raises UsageError for an empty
-    query or an unknown objective, and what the policy raises.
+    the aligner's context, comes out empty, goes round in circles, is stopped or whose server fails leaves the text as
+    it was and says so in `failure`; a `gate` may keep the text, too. Once `stop` says so, what runs ends. Raises
+    UsageError for an empty query or an unknown objective, and what the policy raises.
     """
     return align_each(
         query,
@@ -113,7 +113,7 @@ def align_each(
         each = [(text, wanted[i]) for i, text in editing.items()]
         try:
             edits = aligner.edit(query, each, on_edit if rounds == 1 else None, **options)
-        except PromptTooLong as error:
+        except (PromptTooLong, EndpointError) as error:  # the answer is there, whatever becomes of its edit
             for i in editing:
                 corrections[i] = replace(corrections[i], failure=str(error))
             break
@@ -278,6 +278,8 @@ def _nothing_to_edit(answer: Answer) -> str:
     """Why there is nothing to edit, "" if there is."""
     if answer.generation and answer.generation.finish == "stopped":
         return "the policy was stopped"
+    if answer.generation and answer.generation.finish == "length" and not answer.text.strip():
+        return "the policy's thoughts took all the tokens it may write, no answer followed; raise `max_tokens`"
     if answer.reasoning and not answer.text.strip():
         return "the policy wrote only thoughts, no answer"
     return "" if answer.text.strip() else "there is no answer to edit: it is empty"

@@ -1,10 +1,10 @@
-"""Who edits: a GGUF model, with or without an activated adapter, on an engine of its own or the policy's."""
+"""Who edits: a GGUF model, with or without an activated adapter, on an engine of its own or the policy's; a server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -13,12 +13,15 @@ from .generation import GREEDY, Generation, OnText, Sampling, Stop
 from .objectives import Objective
 from .policies import Answer
 from .prompts import (
+    CONVERSATION,
     IN_TURNS,
     LAYOUTS,
     ChatTemplate,
     Message,
     Prompt,
+    edit_messages,
     edit_prompt,
+    fit,
     invocation,
     opens_thoughts,
     run_on_marks,
@@ -26,9 +29,11 @@ from .prompts import (
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
+    from .endpoint import Endpoint
     from .llama.engine import Engine, Request
 
 _AHEAD = 120  # characters of an answer, about a batch of 30 tokens
+_AT_ONCE = 4  # edits that a server writes side by side
 
 
 class Aligner(Protocol):
@@ -244,6 +249,10 @@ class GgufAligner:
         prompt = self._prompt(Edit(query, answer, objectives, history))
         return self.engine.likelihoods(prompt, texts, adapted=self.engine.adapter is not None)
 
+    def told(self, turns: Sequence[Message]) -> tuple[str, ...]:
+        """What of a conversation this aligner must be told in another way, in words."""
+        return fit(turns, self.template if self.layout in IN_TURNS else None)[1]
+
     @contextmanager
     def reading_ahead(
         self,
@@ -286,3 +295,105 @@ class GgufAligner:
             return ()
         tokens = answer.generation.tokens
         return tokens if self.engine.model.text(tokens).strip() == answer.text else ()
+
+
+class EndpointAligner:
+    """A model on an OpenAI-compatible server, prompted in `layout` (the conversation unless named).
+
+    A server that holds an aligner of ours, or its base with the adapter, renders the same prompts as a local run.
+    Layouts in turns are sent as a chat; those of the paper as a text to go on with, or as one message of the user's
+    where the server only chats. Nothing of a KV cache is shared. `known` are the objectives it was trained on.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        layout: str = "",
+        known: Mapping[str, str] | None = None,
+        sampling: Sampling | None = None,
+        chosen: frozenset[str] = frozenset(),
+        max_tokens: int | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.layout = layout or CONVERSATION
+        if self.layout not in LAYOUTS:
+            raise UsageError(f"unknown prompt layout {layout!r}; expected `layout` {' | '.join(LAYOUTS)}")
+        self.known = known or {}
+        self.sampling = sampling or GREEDY
+        self.chosen = chosen
+        self.max_tokens = max_tokens
+        self._chats = self.layout in IN_TURNS
+
+    def edit(
+        self,
+        query: str,
+        answers: Sequence[tuple[Answer, Sequence[Objective]]],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> list[Generation]:
+        """Edit each of several weak answers to one query toward its own objectives, side by side.
+
+        Raises PromptTooLong if one does not fit the context, EndpointError if the server fails.
+        """
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as workers:
+            others = [workers.submit(self._edit, query, *one, None, history, stop) for one in answers[1:]]
+            return [self._edit(query, *answers[0], on_text, history, stop), *(one.result() for one in others)]
+
+    def reading_ahead(
+        self,
+        query: str,
+        objectives: Sequence[Objective],
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+    ) -> AbstractContextManager[OnText | None]:
+        """A server cannot be made to read ahead."""
+        return nullcontext(on_text)
+
+    def likelihoods(
+        self,
+        query: str,
+        answer: Answer,
+        objectives: Sequence[Objective],
+        texts: Sequence[str],
+        history: Sequence[Message] = (),
+    ) -> list[float]:
+        """Raises UsageError: a server tells no likelihoods of texts that it did not write."""
+        raise UsageError(
+            f"the server {self.endpoint.server.name} tells no likelihoods, which the gate compares; leave `gate` out"
+        )
+
+    def told(self, turns: Sequence[Message]) -> tuple[str, ...]:
+        """What of a conversation this aligner must be told in another way, in words."""
+        return () if self.layout in IN_TURNS else fit(turns, None)[1]
+
+    def _edit(
+        self,
+        query: str,
+        answer: Answer,
+        objectives: Sequence[Objective],
+        on_text: OnText | None,
+        history: Sequence[Message],
+        stop: Stop | None,
+    ) -> Generation:
+        from .endpoint import Listener, NoCompletions, settings_of
+
+        # A runaway edit is stopped here: a limit of tokens would count the thoughts of a model that thinks.
+        heard = Listener(on_text, most=0 if self.max_tokens else 4 * len(answer.text) + 1000)
+        settings = settings_of(self.sampling, self.chosen, self.max_tokens)
+
+        def halt() -> bool:
+            return bool(heard.ended) or (stop is not None and stop())
+
+        messages = edit_messages(self.layout, query, answer.text, objectives, history=history, known=self.known)
+        reply = None
+        if not self._chats:
+            try:
+                reply = self.endpoint.complete(messages[0].content, settings, heard.feed, halt)
+            except NoCompletions:
+                self._chats = True
+        reply = reply or self.endpoint.chat(messages, settings, heard.feed, halt)
+        edit = heard.generation(reply)
+        return replace(edit, text=split_thoughts(edit.text).answer)

@@ -166,8 +166,8 @@ def align_rows(
 
     Of a worker on another machine nothing else is needed.
     """
-    ours = isinstance(pair.aligner, GgufAligner)
-    in_flight = job.in_flight or (usual_in_flight(pair.aligner.engine) if ours else 1)
+    usual = usual_in_flight(pair.aligner.engine) if isinstance(pair.aligner, GgufAligner) else 1
+    in_flight = job.in_flight or usual
     # What a model has just written is edited, or judged, from its own cache, if each text has a sequence of its own.
     again = job.gate or (shared and isinstance(pair.policy, GgufPolicy))
     size = in_flight * (1 if again else _WINDOW)

@@ -24,6 +24,10 @@ class ModelError(MalError, RuntimeError):
     """llama.cpp cannot open or run a model."""
 
 
+class EndpointError(MalError, RuntimeError):
+    """A server cannot be reached, refuses a request, or breaks off."""
+
+
 class PromptTooLong(MalError, ValueError):
     """A prompt and the text to be written do not fit the context; the message holds both numbers."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,6 +64,13 @@ def adapter_fingerprint(path: Path) -> str:
     return Manifest.from_json(text, str(path)).fingerprint if text else ""
 
 
+def shipped_objectives() -> Mapping[str, str]:
+    """The objectives that the shipped adapter was trained on, name -> description; none in a build without one."""
+    if (shipped := shipped_adapter()) is None:
+        return {}
+    return Manifest.from_json(read_header(shipped.path).text(GGUF_KEY), str(shipped.path)).objectives
+
+
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -104,3 +111,21 @@ def _download(repository: str, what: str, files: Sequence[str]) -> Path:
         reason = " ".join(str(error).split())[:200]
         raise FileProblem(f"{what}: {repository} cannot be fetched from the Hub: {reason}") from error
     return Path(found)
+
+
+_REPOSITORY = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*?)(?::(?P<quant>[\w.-]+))?")
+
+
+def find_gguf(
+    name: str | Path, what: str, say: Callable[[str], None] = lambda _: None, *, adapter: bool = False
+) -> Path:
+    """The GGUF file of a model named by path or by repository: owner/name, or owner/name:QUANT (see hub.fetch_gguf).
+
+    A path stays as it is, there or not: whoever opens it tells.
+    """
+    found = None if Path(name).exists() or str(name).endswith(".gguf") else _REPOSITORY.fullmatch(str(name))
+    if isinstance(name, Path) or not found:
+        return Path(name)
+    from .hub import fetch_gguf
+
+    return fetch_gguf(found["id"], found["quant"] or "", what, say, adapter=adapter)

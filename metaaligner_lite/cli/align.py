@@ -50,6 +50,11 @@ def align(
     cache_size: opt.CacheSize = 1000,
     low_memory: opt.LowMemory = False,
     draft: opt.Draft = True,
+    policy_model: opt.PolicyModel = "",
+    aligner_model: opt.AlignerModel = "",
+    policy_key_env: opt.PolicyKeyEnv = "",
+    aligner_key_env: opt.AlignerKeyEnv = "",
+    timeout: opt.Timeout = 600.0,
     layout: opt.Layout = "",
     gate: opt.Gate = False,
     force: opt.Force = False,
@@ -68,7 +73,7 @@ def align(
     from ..llama.context import kv_type
     from ..objectives import load_catalogue, resolve
     from ..pair import Choice, open_pair
-    from ..prompts import IN_TURNS, Message, fit
+    from ..prompts import Message
     from ..thoughts import split_thoughts
 
     query, answer = _from_stdin(query, answer)
@@ -106,6 +111,11 @@ def align(
             "cache_bytes": cache_size * 1_000_000,
             "force": force,
         },
+        policy_model=policy_model,
+        aligner_model=aligner_model,
+        policy_key_env=policy_key_env,
+        aligner_key_env=aligner_key_env,
+        timeout=timeout,
     )
     screen = Screen(
         show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == 1, given=answer is not None
@@ -114,8 +124,7 @@ def align(
         screen.answer(split_thoughts(answer).answer)
     past: dict[str, Any] = {"history": turns} if turns else {}
     with open_pair(choice, wanted, first=lambda it: it.answer(query, screen.answer, **past), say=screen.say) as pair:
-        held = pair.aligner.template if pair.aligner.layout in IN_TURNS else None
-        for note in (*before.notes, *fit([*turns, Message("user", query)], held)[1]):
+        for note in (*before.notes, *pair.aligner.told([*turns, Message("user", query)])):
             screen.say(note)
         corrections = align_each(
             query,

@@ -21,9 +21,13 @@ ObjectivesFile = Annotated[
     typer.Option("--objectives-file", envvar="MAL_OBJECTIVES", help="A TOML file with objectives of your own."),
 ]
 Policy = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--policy", "-p", envvar="MAL_POLICY", help="The GGUF model that answers (default: an installed one)."
+        "--policy",
+        "-p",
+        envvar="MAL_POLICY",
+        help="The model that answers: a GGUF file, owner/repo[:QUANT] of the Hugging Face Hub, or the URL of an "
+        "OpenAI-compatible server (default: an installed one).",
     ),
 ]
 Aligner = Annotated[
@@ -32,15 +36,33 @@ Aligner = Annotated[
         "--aligner",
         "-a",
         envvar="MAL_ALIGNER",
-        help="The GGUF model that edits, or 'self': the policy edits its own answer (default: what ships, else self).",
+        help="The model that edits, named likewise, or 'self': the policy edits its own answer "
+        "(default: what ships, else self).",
     ),
 ]
 Adapter = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--adapter", envvar="MAL_ADAPTER", help="An activated adapter, over --aligner or else over the policy."
     ),
 ]
+PolicyModel = Annotated[
+    str, typer.Option("--policy-model", envvar="MAL_POLICY_MODEL", help="Which of the policy's server's models.")
+]
+AlignerModel = Annotated[
+    str, typer.Option("--aligner-model", envvar="MAL_ALIGNER_MODEL", help="Which of the aligner's server's models.")
+]
+PolicyKeyEnv = Annotated[
+    str,
+    typer.Option(
+        "--policy-key-env",
+        metavar="NAME",
+        help="The environment variable that holds the key of the policy's server (default: MAL_API_KEY; for OpenAI's "
+        "own, OPENAI_API_KEY).",
+    ),
+]
+AlignerKeyEnv = Annotated[str, typer.Option("--aligner-key-env", metavar="NAME", help="... of the aligner's server.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for which a server may be silent.")]
 MaxTokens = Annotated[
     int | None,
     typer.Option("--max-tokens", min=1, help="Longest text of each stage (default: fits the answer's length)."),
