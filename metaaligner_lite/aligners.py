@@ -382,7 +382,8 @@ class EndpointAligner:
 
         # A runaway edit is stopped here: a limit of tokens would count the thoughts of a model that thinks.
         heard = Listener(on_text, most=0 if self.max_tokens else 4 * len(answer.text) + 1000)
-        settings = settings_of(self.sampling, self.chosen, self.max_tokens)
+        # An edit repeats on purpose; llama-cpp-python's server and others punish that unless told.
+        settings = settings_of(self.sampling, self.chosen | {"repeat_penalty"}, self.max_tokens)
 
         def halt() -> bool:
             return bool(heard.ended) or (stop is not None and stop())

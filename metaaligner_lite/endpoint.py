@@ -334,7 +334,8 @@ class _Call:
 
     def _drop(self, setting: str) -> None:
         self.endpoint._refused.add(setting)
-        if setting not in ("max_tokens", "stream", "stream_options"):
+        off = setting == "repeat_penalty" and (self.body or {}).get(setting) == 1.0
+        if not off and setting not in ("max_tokens", "stream", "stream_options"):
             self._queue.put(("note", f"{self.endpoint.server.name} takes no {setting}; it is left out"))
 
     def _payload(self) -> dict[str, Any] | None:
