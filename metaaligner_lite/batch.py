@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .align import Case, Correction, align_many
-from .aligners import GgufAligner
+from .aligners import EndpointAligner, GgufAligner
 from .errors import DataError, FileProblem, MalError, UsageError
 from .files import written_whole
 from .gate import Gate
 from .gguf_file import read_header, sampled_digest
 from .journal import Journal
 from .objectives import Objective
-from .policies import GgufPolicy
+from .policies import EndpointPolicy, GgufPolicy
 from .prompts import Message, chat_prompt, edit_prompt, text_of
 from .records import SUFFIXES, WRITTEN, Fields, Record, kind_of, writing_records
 from .rows import Columns, Reading, Row, is_request, read_rows
@@ -241,11 +241,13 @@ def result_of(came: Correction | MalError) -> Record:
 
 def _type_of(came: Correction) -> str:
     """The type of a correction's failure."""
+    if came.error:
+        return type(came.error).__name__
     if not came.answer.text.strip():
         return "EmptyAnswer"
     if came.edit and came.edit.finish in ("loop", "stopped"):
         return {"loop": "Loop", "stopped": "Stopped"}[came.edit.finish]
-    return "EmptyEdit" if came.edit and not came.edit.text else "PromptTooLong"
+    return "EmptyEdit"
 
 
 def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
@@ -272,6 +274,11 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
             "context": aligner.engine.limit,
             "drafts": aligner.draft,
         }
+    elif isinstance(aligner, EndpointAligner):
+        told |= {"aligner": _served(aligner), "sampling": asdict(aligner.sampling), "max tokens": aligner.max_tokens}
+    if found.unanswered and isinstance(policy, EndpointPolicy):
+        told |= {"policy": _served(policy), "policy's sampling": asdict(policy.sampling)}
+        told["policy's max tokens"] = policy.max_tokens
     if found.unanswered and isinstance(policy, GgufPolicy):
         told |= {
             "policy": _file(policy.engine.model.path),
@@ -296,6 +303,10 @@ def usual_in_flight(engine: Engine) -> int:
 
 _MOST = 8  # bench/batch.py
 _CACHE = 512_000_000
+
+
+def _served(part: EndpointPolicy | EndpointAligner) -> str:
+    return f"{part.endpoint.model} at {part.endpoint.server.name}"
 
 
 def _file(path: Path) -> str:
