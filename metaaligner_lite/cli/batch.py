@@ -45,9 +45,7 @@ def batch(
     id_column: Annotated[
         str, typer.Option(help="Holds what no two rows share (default: none).", rich_help_panel=_COLUMNS)
     ] = "",
-    in_flight: Annotated[
-        int, typer.Option(min=0, help="Rows written side by side (default: by memory).", rich_help_panel=_RUN)
-    ] = 0,
+    in_flight: Annotated[int, typer.Option(min=1, help="GGUF rows written side by side.", rich_help_panel=_RUN)] = 1,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
