@@ -33,6 +33,7 @@ class Correction:
     edits: tuple[Generation, ...] = ()
     aligned: bool = False
     failure: str = ""
+    error: MalError | None = None  # what the last round failed by, where the failure is an error
     preference: float | None = None  # of the last edit over what it edited, in nats per token, where a gate asked
 
     @property
@@ -115,7 +116,7 @@ def align_each(
             edits = aligner.edit(query, each, on_edit if rounds == 1 else None, **options)
         except (PromptTooLong, EndpointError) as error:  # the answer is there, whatever becomes of its edit
             for i in editing:
-                corrections[i] = replace(corrections[i], failure=str(error))
+                corrections[i] = replace(corrections[i], failure=str(error), error=error)
             break
         for i, edit in zip(list(editing), edits, strict=True):
             before = corrections[i]
@@ -229,7 +230,7 @@ def align_many(
             try:
                 judged = _judged(gate, after, corrections[i], editing[i], aligner, cases[i].history)
             except PromptTooLong as error:
-                judged = replace(corrections[i], edits=after.edits, failure=str(error))
+                judged = replace(corrections[i], edits=after.edits, failure=str(error), error=error)
             settle(i, judged, left == 1)
 
 
@@ -264,7 +265,7 @@ def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int, gate: Gate
 def _after(before: Correction, edit: Generation | MalError) -> Correction:
     """The correction after one more round."""
     if isinstance(edit, MalError):
-        return replace(before, failure=str(edit))
+        return replace(before, failure=str(edit), error=edit)
     failure = _FAILURES.get(edit.finish, "" if edit.text else "the aligner wrote nothing")
     if failure:
         return replace(before, edits=(*before.edits, edit), failure=failure)

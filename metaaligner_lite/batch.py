@@ -15,20 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .align import Case, Correction, align_many
-from .aligners import GgufAligner
+from .aligners import EndpointAligner, GgufAligner
 from .errors import DataError, FileProblem, MalError, UsageError
 from .files import written_whole
 from .gate import Gate
 from .gguf_file import read_header, sampled_digest
 from .journal import Journal
 from .objectives import Objective
-from .policies import GgufPolicy
+from .policies import EndpointPolicy, GgufPolicy
 from .prompts import Message, chat_prompt, edit_prompt, text_of
 from .records import SUFFIXES, WRITTEN, Fields, Record, kind_of, writing_records
 from .rows import Columns, Reading, Row, is_request, read_rows
 
 if TYPE_CHECKING:
-    from .llama.engine import Engine
     from .pair import Pair
 
 _WINDOW = 16  # times as many rows as are in flight are sorted together: neighbours share the beginnings of prompts
@@ -39,9 +38,9 @@ _REFERENCE = ("query", "goldens", "origin_responses", "aligned_responses")
 class Job:
     """What a user wants done: which file, how its rows are read, and where the output goes.
 
-    `in_flight` rows are written side by side (0: as many as memory allows). `retry` does rows again that failed in an
-    earlier run; `start_over` sets aside what an earlier run left. `counts` adds what each row cost, which differs from
-    run to run; `reference` writes the four columns of the paper's own code instead.
+    `in_flight` rows are written side by side, if that is faster (bench/batch.py). `retry` does rows again that failed
+    in an earlier run; `start_over` sets aside what an earlier run left. `counts` adds what each row cost, which differs
+    from run to run; `reference` writes the four columns of the paper's own code instead.
     """
 
     source: Path
@@ -49,7 +48,7 @@ class Job:
     reading: Reading = field(default_factory=Reading)
     rounds: int = 1
     gate: Gate | None = None
-    in_flight: int = 0
+    in_flight: int = 1
     retry: bool = True
     start_over: bool = False
     counts: bool = True
@@ -166,11 +165,9 @@ def align_rows(
 
     Of a worker on another machine nothing else is needed.
     """
-    usual = usual_in_flight(pair.aligner.engine) if isinstance(pair.aligner, GgufAligner) else 1
-    in_flight = job.in_flight or usual
     # What a model has just written is edited, or judged, from its own cache, if each text has a sequence of its own.
     again = job.gate or (shared and isinstance(pair.policy, GgufPolicy))
-    size = in_flight * (1 if again else _WINDOW)
+    size = job.in_flight * (1 if again else _WINDOW)
     while window := list(islice(rows, size)):
         window.sort(key=_beginning)
         undone = dict(enumerate(window))
@@ -179,7 +176,7 @@ def align_rows(
             on_done(undone.pop(i), result_of(came))
 
         try:
-            align_many(_cases(window), on_done=ended, **_how(pair, job, in_flight))
+            align_many(_cases(window), on_done=ended, **_how(pair, job, job.in_flight))
         except FileProblem:
             raise
         except MalError:  # one row spoiled the batch: which one?
@@ -241,11 +238,13 @@ def result_of(came: Correction | MalError) -> Record:
 
 def _type_of(came: Correction) -> str:
     """The type of a correction's failure."""
+    if came.error:
+        return type(came.error).__name__
     if not came.answer.text.strip():
         return "EmptyAnswer"
     if came.edit and came.edit.finish in ("loop", "stopped"):
         return {"loop": "Loop", "stopped": "Stopped"}[came.edit.finish]
-    return "EmptyEdit" if came.edit and not came.edit.text else "PromptTooLong"
+    return "EmptyEdit"
 
 
 def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
@@ -272,6 +271,11 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
             "context": aligner.engine.limit,
             "drafts": aligner.draft,
         }
+    elif isinstance(aligner, EndpointAligner):
+        told |= {"aligner": _served(aligner), "sampling": asdict(aligner.sampling), "max tokens": aligner.max_tokens}
+    if found.unanswered and isinstance(policy, EndpointPolicy):
+        told |= {"policy": _served(policy), "policy's sampling": asdict(policy.sampling)}
+        told["policy's max tokens"] = policy.max_tokens
     if found.unanswered and isinstance(policy, GgufPolicy):
         told |= {
             "policy": _file(policy.engine.model.path),
@@ -284,18 +288,8 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
 _SAMPLE = (Objective("name", "description"),)
 
 
-def usual_in_flight(engine: Engine) -> int:
-    """How many rows are written side by side, so that their cache is not much larger than the model."""
-    from .describe import memory_needed
-    from .llama.engine import ROOM
-
-    header = engine.model.header
-    each = max(1, memory_needed(header, ROOM)["kv_cache"])
-    return max(1, min(_MOST, max(header.file_size, _CACHE) // each))
-
-
-_MOST = 8  # bench/batch.py
-_CACHE = 512_000_000
+def _served(part: EndpointPolicy | EndpointAligner) -> str:
+    return f"{part.endpoint.model} at {part.endpoint.server.name}"
 
 
 def _file(path: Path) -> str:

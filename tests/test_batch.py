@@ -12,8 +12,8 @@ import pytest
 
 from metaaligner_lite.align import Case, align, align_many
 from metaaligner_lite.aligners import GgufAligner
-from metaaligner_lite.batch import Job, run, survey
-from metaaligner_lite.errors import DataError, FileProblem, ModelError, UsageError
+from metaaligner_lite.batch import Job, run, settings, survey
+from metaaligner_lite.errors import DataError, EndpointError, FileProblem, ModelError, UsageError
 from metaaligner_lite.gate import Gate
 from metaaligner_lite.generation import Counts, Generation
 from metaaligner_lite.journal import Journal
@@ -282,6 +282,13 @@ def test_failed_rows_are_told_kept_and_done_again(tmp_path):
     assert not (tmp_path / "out.jsonl.part").exists()
 
 
+def test_an_edit_that_fails_keeps_the_answer_and_the_type_of_its_error(tmp_path):
+    pair = fake(fail=lambda query: EndpointError("gone") if query == "two" else None)
+    done(write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", pair)
+    row = records(tmp_path / "out.jsonl")[1]
+    assert (row["error_type"], row["error"], row["aligned_answer"]) == ("EndpointError", "line 2: gone", "echo two 0")
+
+
 class Stop(Exception):
     pass
 
@@ -423,6 +430,19 @@ def test_an_edit_finds_what_the_policy_has_just_written_in_the_cache(engine):
     for correction in came.values():
         assert correction.edit.counts.reused > correction.answer.generation.counts.written
         assert correction.edit.counts.reused > len("user\nQuestion 0 of them?assistant\n")
+
+
+def test_settings_tell_what_the_texts_follow_from(engine, tmp_path):
+    pair = Pair(GgufPolicy(engine, max_tokens=6), GgufAligner(engine, layout=CONVERSATION, max_tokens=12))
+    source = write(tmp_path / "in.jsonl", ROWS)
+    job = Job(source, tmp_path / "out.jsonl", reading())
+    told = settings(job, survey(job), pair)
+    assert told["policy"] == told["aligner"]
+    assert told["aligner"].startswith("tiny.gguf ")
+    assert "Empathy: " in told["edit prompt"]
+    other = Pair(pair.policy, GgufAligner(engine, layout=CONVERSATION, max_tokens=13))
+    changed = settings(job, survey(job), other)
+    assert {name for name in told if told[name] != changed[name]} == {"max tokens"}
 
 
 def test_one_row_that_spoils_a_batch_fails_alone(engine, tmp_path, monkeypatch):

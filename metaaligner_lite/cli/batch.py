@@ -45,9 +45,7 @@ def batch(
     id_column: Annotated[
         str, typer.Option(help="Holds what no two rows share (default: none).", rich_help_panel=_COLUMNS)
     ] = "",
-    in_flight: Annotated[
-        int, typer.Option(min=0, help="Rows written side by side (default: by memory).", rich_help_panel=_RUN)
-    ] = 0,
+    in_flight: Annotated[int, typer.Option(min=1, help="GGUF rows written side by side.", rich_help_panel=_RUN)] = 1,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
@@ -81,6 +79,11 @@ def batch(
     gpu_layers: opt.GpuLayers = -1,
     kv: opt.Kv = "f16",
     draft: opt.Draft = True,
+    policy_model: opt.PolicyModel = "",
+    aligner_model: opt.AlignerModel = "",
+    policy_key_env: opt.PolicyKeyEnv = "",
+    aligner_key_env: opt.AlignerKeyEnv = "",
+    timeout: opt.Timeout = 600.0,
     layout: opt.Layout = "",
     gate: opt.Gate = False,
     force: opt.Force = False,
@@ -137,6 +140,11 @@ def batch(
         max_tokens=max_tokens,
         draft=draft,
         engine={"ctx_size": ctx_size, "threads": threads, "gpu_layers": gpu_layers, "kv": kv, "force": force},
+        policy_model=policy_model,
+        aligner_model=aligner_model,
+        policy_key_env=policy_key_env,
+        aligner_key_env=aligner_key_env,
+        timeout=timeout,
     )
     with open_pair(choice, [wanted] if wanted else [], say=say) as pair:
         tally = _shown(found.rows, lambda progress: run(job, found, pair, progress))
