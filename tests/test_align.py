@@ -348,5 +348,5 @@ def test_a_policy_that_only_thinks_has_no_answer(engine, aligner):
 def test_run_on_marks_belong_to_the_template(engine, aligner):
     policy = GgufPolicy(engine)
     assert policy._marks == aligner._marks == ()
-    assert GgufPolicy(engine, template=PLAIN_DIALOGUE)._marks == ("User:", "Human:")
-    assert GgufAligner(engine, layout="paper/hh-rlhf")._marks == ("User:", "Human:")
+    assert GgufPolicy(engine, template=PLAIN_DIALOGUE)._marks == ("User:", "Human:", "Assistant:")
+    assert GgufAligner(engine, layout="paper/hh-rlhf")._marks == ("User:", "Human:", "Assistant:")
