@@ -9,6 +9,7 @@ import pytest
 from mal_train.reformulate import Edit, identity, reformulate, reformulate_rows, signs
 from mal_train.rows import Answer, Row
 from metaaligner_lite.objectives import builtin_catalogue
+from metaaligner_lite.prompts import Message
 
 KNOWN = builtin_catalogue()
 HELP, HARM, HUMOR = KNOWN["helpfulness"], KNOWN["harmlessness"], KNOWN["humor"]
@@ -85,6 +86,21 @@ def test_parts_of_the_objectives():
 
 def test_pairs_per_row_limits_the_pairs():
     assert len(reformulate_rows(rows(10), pairs_per_row=1).equal) == 10
+
+
+def test_an_answer_that_is_good_already_stays_beside_the_edits():
+    empathy, brevity, clarity = (builtin_catalogue()[name] for name in ("empathy", "brevity", "clarity"))
+    history = (Message("user", "Hello."), Message("assistant", "Hi."))
+    good = Answer("good", {empathy: 2.0}, good=(empathy, brevity, clarity))
+    sets = reformulate_rows([Row("1", "q", (good, Answer("bad", {empathy: 1.0})), history)])
+    (stays,) = [edit for edit in sets.contrastive if edit.stay]
+    assert (stays.answer, stays.target, set(stays.objectives)) == ("good", "good", {empathy, brevity, clarity})
+    others = [edit for edit in sets.contrastive if not edit.stay]
+    assert [(edit.answer, edit.target) for edit in others] in ([("bad", "good")], [("bad", "good"), ("good", "bad")])
+    assert all(edit.history == history for edit in sets.contrastive)
+    drawn = [reformulate_rows([Row("1", "q", (good,))], epoch=e, most_objectives=2).contrastive for e in range(40)]
+    assert {len(edit.objectives) for (edit,) in drawn} == {1, 2}
+    assert {objective for (edit,) in drawn for objective in edit.objectives} == {empathy, brevity, clarity}
 
 
 def test_warm_up_copies_the_answer():

@@ -24,11 +24,12 @@ from mal_train.encode import IGNORED, Encoder, encode_edit, encode_edits, load_t
 from mal_train.merge import _stored_dtype, merge
 from mal_train.recipe import Data
 from mal_train.reformulate import Edit
-from mal_train.rows import read_rows, split
+from mal_train.rows import read_rows, split, to_json
 from mal_train.run import train
 from metaaligner_lite import manifest
 from metaaligner_lite.errors import DataError, FileProblem, MalError, ModelError, UsageError
 from metaaligner_lite.objectives import builtin_catalogue
+from metaaligner_lite.prompts import Message
 from metaaligner_lite.records import Account
 
 EMPATHY = builtin_catalogue()["empathy"]
@@ -55,6 +56,9 @@ TWO = [{"text": "a", "ratings": {"empathy": 1}}, {"text": "b", "ratings": {"empa
         ({"query": "q", "answers": TWO, "promt": 1}, "unknown key 'promt'"),
         ({"query": "q", "answers": [TWO[0], {"ratings": {}}]}, "an answer without text"),
         ({"query": "q", "answers": [TWO[0], {"text": "b"}]}, "an answer without ratings"),
+        ({"query": "q", "answers": [TWO[0], TWO[1] | {"good": "brevity"}]}, "good is no list of names"),
+        ({"query": "q", "answers": TWO, "history": [{"role": "tool", "content": "x"}]}, "no list of turns"),
+        ({"query": "q", "answers": TWO, "history": [{"role": "user"}]}, "no list of turns"),
         ({"query": "q", "answers": [TWO[0], {"text": "b", "ratings": {"empathy": "good"}}]}, "is not a number"),
         ({"query": "q", "answers": [TWO[0], {"text": "b", "ratings": {"empathy": True}}]}, "is not a number"),
         ({"query": "q", "answers": [TWO[0], {"text": "b", "ratings": {"clarity": 1}}]}, "no objective is rated in two"),
@@ -97,6 +101,29 @@ def test_a_query_never_falls_on_both_sides_of_the_split(tmp_path):
     assert not {r.query for r in training} & {r.query for r in held_out}
     training, held_out = split(rows, 0.3, seed=1, by="row")  # as the reference does
     assert {r.query for r in training} & {r.query for r in held_out}
+
+
+def test_history_and_what_is_good_already_are_read_and_written(tmp_path):
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
+    lines = [
+        {"id": "1", "query": "q", "answers": [{"text": "t", "ratings": {}, "good": ["brevity", "calm: Be calm."]}]},
+        {"id": "2", "query": "q", "answers": [{"text": "t", "good": ["humour"]}], "history": turns},
+        {"id": "3", "query": "q", "answers": [{"text": "t", "ratings": {"empathy": 1}, "good": []}]},
+    ]
+    rows, account = read_rows(write_rows(tmp_path / "rows.jsonl", lines))
+    assert [[o.name for o in row.answers[0].good] for row in rows] == [["brevity", "calm"], ["humor"]]
+    assert [(turn.role, turn.content) for turn in rows[1].history] == [
+        ("system", "s"),
+        ("user", "u"),
+        ("assistant", "a"),
+    ]
+    assert "fewer than two answers" in account.lines()[1]
+    again = write_rows(tmp_path / "again.jsonl", [to_json(row) for row in rows])
+    assert read_rows(again)[0] == rows
 
 
 def test_the_manifest_names_what_recurs_and_no_objective_of_one_row(tmp_path):
@@ -147,7 +174,7 @@ def test_the_wheel_holds_the_recipes(pytestconfig):
         ("lora = 3", r"expected a table \[lora\]"),
         ("[lora]\nrank = 'big'", "expected a whole number"),
         ("[lora]\nrank = 0", "expected at least 1"),
-        ("kind = 'fused'", "expected one of merged, activated"),
+        ("kind = 'fused'", "expected one of auto, merged, activated"),
         ("[stages.equal]\nshare = 2", "expected 0 to 1"),
         ("layout = ", "not valid TOML"),
         ("kind = 'activated'\n[lora]\ndora = true", "does not go with kind = 'activated'"),
@@ -158,6 +185,18 @@ def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         recipes.load(path)
+
+
+def test_kind_and_layout_follow_from_the_base_unless_named():
+    settled = recipes.settled
+    assert [(r.kind, r.layout) for r in (settled(recipes.load(None), gguf) for gguf in (False, True))] == [
+        ("merged", "conversation"),
+        ("activated", "conversation/brief"),
+    ]
+    named = settled(recipes.load(None, {"kind": "merged", "layout": "paper/imhi"}), True)
+    assert (named.kind, named.layout) == ("merged", "paper/imhi")
+    assert settled(recipes.load(None, {"kind": "activated"}), False).layout == "conversation/brief"
+    assert settled(recipes.load(None, {"lora.dora": True}), True).kind == "merged"
 
 
 def test_a_value_out_of_range_is_blamed_on_where_it_stands(tmp_path):
@@ -241,6 +280,56 @@ def test_a_shortened_dialogue_keeps_the_marks_of_its_turns(tokens, layout):
         assert kept.startswith(("Human: old", "Human: new", "Human: now?", "Human: \n\nAssistant: so")), kept
         seen.add(account.shortened)
     assert 1 in seen
+
+
+def test_turns_before_the_query_are_turns_and_the_earliest_go_first(tokens):
+    history = (
+        Message("system", "Be kind."),
+        *(
+            Message(role, f"{role} {i} says something of some length")
+            for i in (1, 2, 3)
+            for role in ("user", "assistant")
+        ),
+    )
+    edit = Edit("word " * 30 + "now?", "weak", "better", (EMPATHY,), history=history)
+    lengths = []
+    for most in range(60, 700, 8):
+        account = Account()
+        for found in encode_edits([edit], Encoder(tokens, "conversation/brief", Data(max_length=most)), account):
+            text = tokens.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
+            kept = [i for i in (1, 2, 3) if f"user\nuser {i} says" in text]
+            assert (
+                kept == [i for i in (1, 2, 3) if f"assistant\nassistant {i} says" in text] == [1, 2, 3][3 - len(kept) :]
+            )
+            assert ("Be kind." in text) == bool(kept) and "now?<|im_end|>" in text and len(found) <= most
+            assert account.shortened == (len(kept) < 3)
+            lengths.append((len(kept), text.count("word")))
+    assert [kept for kept, _ in lengths] == sorted(kept for kept, _ in lengths) and lengths[-1] == (3, 30)
+    assert {kept for kept, _ in lengths} >= {0, 2, 3}
+    assert all(words == 30 for kept, words in lengths if kept)  # whole turns go before a word of the query
+
+
+def test_an_answer_may_stay_as_it_is(tokens):
+    stays = Edit("q", "the same", "the same", (EMPATHY,), stay=True)
+    (found,) = encode_edits([stays], Encoder(tokens, "conversation", Data()), Account())
+    assert tokens.tokenizer.decode(found.ids[found.start :].tolist()).startswith("the same")
+
+
+def test_a_share_of_the_known_objectives_is_named_alone(tokens):
+    """Drawn by hash: the same each time, of every edit and objective anew. What is not known keeps its sentence."""
+    own = replace(EMPATHY, name="own", description="The response should be my own.")
+    edits = [Edit(f"q{i}", "weak", "better", (EMPATHY, own)) for i in range(300)]
+
+    def said(share, layout="conversation/brief", known={EMPATHY.name: EMPATHY.description}):  # noqa: B006
+        encoder = Encoder(tokens, layout, Data(named=share), known=known)
+        found = encode_edits(edits, encoder, Account())
+        texts = [tokens.tokenizer.decode(one.ids.tolist(), skip_special_tokens=False) for one in found]
+        assert all(own.description in text and "Empathy" in text for text in texts)
+        return [EMPATHY.description in text for text in texts]
+
+    assert 0.78 < said(0.85).count(False) / 300 < 0.92 and said(0.85) == said(0.85)
+    assert not any(said(1.0)) and all(said(0.0)) and all(said(1.0, known={})) and all(said(1.0, "conversation"))
+    assert all(said(1.0, known={EMPATHY.name: "Another sentence."}))
 
 
 @pytest.mark.parametrize(

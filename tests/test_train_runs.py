@@ -100,6 +100,7 @@ RESUME = SMOKE | {"training.precision": "float32", "training.checkpoint_minutes"
     [
         (("equal", 3), {}),
         (("contrastive", 1), {}),
+        (("contrastive", 2), {"kind": "activated", "lora.dropout": 0.0, "data.max_length": 512}),
         # A place in the data is a number of batches, not of steps; the second epoch begins within an accumulation.
         (
             ("contrastive", 2),
@@ -231,7 +232,7 @@ def test_held_out_edits_are_evaluated_and_the_best_adapter_is_kept(tmp_path):
     trained = train(base, data, tmp_path / "out", recipe, progress=heard)
     assert trained.metrics["contrastive/steps"] < 60
     assert any(line.startswith("contrastive: kept the adapter of step") for line in heard.said)
-    encoder = Encoder(load_tokens(base), recipe.layout, recipe.data)
+    encoder = Encoder(load_tokens(base), recipes.settled(recipe, gguf=False).layout, recipe.data)
     edits = encode_edits(_edits("contrastive", held_out, recipe), encoder, Account())
     kept = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained.adapter)
     assert trained.metrics["contrastive/held_out_loss"] == pytest.approx(loss_per_token(kept, edits), abs=5e-4)
@@ -376,12 +377,12 @@ def test_an_activated_run(base, data, tmp_path):
     assert trained.next_command == f"mal convert {trained.adapter} --base {base} --adapter-only"
     found = manifest.read(trained.adapter)
     tokens = load_tokens(base)
-    begins = invocation("conversation", tokens.template, tokens)
+    begins = invocation("conversation/brief", tokens.template, tokens)
     config = json.loads((trained.adapter / "adapter_config.json").read_text())
     assert found and found.kind == "activated" and config["alora_invocation_tokens"] == begins
 
     # Before the invocation the base's logits, bit for bit; from it on, others.
-    edit = encode_edit(Edit("Where is it?", "No idea.", "I am sorry.", (EMPATHY,)), tokens, "conversation")
+    edit = encode_edit(Edit("Where is it?", "No idea.", "I am sorry.", (EMPATHY,)), tokens, "conversation/brief")
     ids = torch.tensor(edit.ids.tolist())[None]
     start = next(i for i in range(len(edit)) if edit.ids[i : i + len(begins)].tolist() == begins)
     plain = AutoModelForCausalLM.from_pretrained(base)
@@ -389,6 +390,41 @@ def test_an_activated_run(base, data, tmp_path):
     with torch.no_grad():
         a, p = adapted(ids).logits[0], plain(ids).logits[0]
     assert torch.equal(a[:start], p[:start]) and not torch.allclose(a[start:], p[start:], atol=1e-4)
+
+
+def test_what_packed_batches_cannot_read_is_said(base, data, tmp_path):
+    heard = Hears()
+    settings = SMOKE | {"kind": "activated", "lora.dropout": 0.1, "data.max_length": 512}
+    train(base, data, tmp_path / "out", recipes.load(None, settings), progress=heard)
+    assert "lora.dropout is in use: the whole prompt is read with gradients, which takes longer" in heard.said
+
+
+LEAK = """
+import sys, torch
+from mal_train.lora import keep_few_primitives, memory
+torch.set_num_threads(1)
+if sys.argv[1] == "few":
+    keep_few_primitives()
+weight, bias = torch.randn(512, 256).to_mkldnn(), torch.zeros(512).to_mkldnn()
+for n in range(64, 1264, 2):
+    torch._C._nn.mkldnn_linear(torch.randn(n, 256).to_mkldnn(), weight, bias)
+    if n == 128:
+        before = memory()
+print(memory() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_memory_does_not_grow_with_every_shape_of_a_batch():
+    """oneDNN keeps what it compiled for a shape, and torch keeps that again: here 600 shapes of one product."""
+
+    def grown(mode):
+        done = subprocess.run([sys.executable, "-c", LEAK, mode], capture_output=True, text=True, timeout=240, env=ONE)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert grown("few") < 32 << 20 < grown("many")
 
 
 def test_an_adapter_that_no_gradient_reaches_is_an_error(base, tmp_path):
@@ -412,6 +448,9 @@ def test_an_adapter_that_no_gradient_reaches_is_an_error(base, tmp_path):
         {"lora.dora": True},
         {"training.gradient_checkpointing": True},
         {"training.gradient_checkpointing": True, "kind": "activated"},
+        {"kind": "activated", "lora.dropout": 0.1},  # read as PEFT reads it
+        {"kind": "activated", "training.accumulate": 2, "data.validation": 0.2, "data.max_length": 300},
+        {"kind": "activated", "layout": "conversation", "training.precision": "bfloat16"},
         {"lora.targets": "q_proj,v_proj", "training.accumulate": 2},
         {"training.minutes": 0.02, "data.redraw": True, "data.most_objectives": 2, "stages.contrastive.epochs": 2.5},
         {"layout": "paper/hh-rlhf", "training.precision": "bfloat16", "data.max_length": 512},

@@ -15,14 +15,16 @@ _STAGES = ("warmup", "equal", "contrastive")
 
 
 def train_lora(
-    base: Annotated[Path, typer.Option(help="Model folder to start from (Hugging Face files).")],
+    base: Annotated[
+        Path, typer.Option(help="Model to start from: a Hugging Face folder, or the GGUF file that will run.")
+    ],
     data: Annotated[Path, typer.Option(help="Rows with rated answers, JSONL.")],
     out: Annotated[Path, typer.Option(help="Folder to leave the aligner in.")],
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with the settings, or one of qlora-7b-8gb, smoke, smollm2-135m, "
-            "tinyllama-1.1b; flags override it."
+            help="TOML file with the settings, or one of qlora-7b-8gb, smoke, smollm2-1.7b, "
+            "smollm2-135m, tinyllama-1.1b; flags override it."
         ),
     ] = None,
     objectives_file: Annotated[
@@ -32,7 +34,9 @@ def train_lora(
     layout: Annotated[
         str | None, typer.Option(help="Prompt layout, such as conversation.", rich_help_panel=_RECIPE)
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="merged or activated.", rich_help_panel=_RECIPE)] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="merged, or activated (what a GGUF base gets).", rich_help_panel=_RECIPE)
+    ] = None,
     rank: Annotated[
         int | None, typer.Option(help="LoRA rank; alpha becomes twice it.", rich_help_panel=_RECIPE)
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from metaaligner_lite.errors import ModelError
 
 from .lora import cuda
+from .packed import BLOCK, obstacle
 from .progress import Progress
 from .recipe import Recipe
 
@@ -49,6 +51,7 @@ def estimate(base: Path, recipe: Recipe) -> Estimate | None:
         held = 0.55 * adapted + 4.0 * (weights - adapted)
     else:
         held = weights * (4.0 if not cuda() or recipe.training.precision == "float32" else 2.0)
+    packed = recipe.kind == "activated" and not obstacle(base, recipe)
     adapter = 16 * recipe.lora.rank * sum(sum(shape) for shape in matrices)
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     middle, vocabulary = int(config.get("intermediate_size", 0)), int(config.get("vocab_size", 0))
@@ -57,9 +60,24 @@ def estimate(base: Path, recipe: Recipe) -> Estimate | None:
     per_layer = kept * (10 * hidden + 5 * middle + 7 * recipe.lora.rank)
     checkpointed = recipe.training.gradient_checkpointing
     per_token = layers * kept * hidden + per_layer if checkpointed else layers * per_layer
-    # Logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32.
-    batch = _largest_batch(recipe) * (per_token + 0.5 * 14 * vocabulary)
+    tokens = _largest_batch(recipe)
+    if packed:  # only requests and edits, about half of the tokens, are kept for the way back
+        batch = _packed(config, recipe, tokens, kept) + 3 * 4 * min(BLOCK, tokens) * vocabulary
+    else:  # logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32
+        batch = tokens * (per_token + 0.5 * 14 * vocabulary)
     return Estimate(round(held), adapter, round(batch))
+
+
+def _packed(config: Mapping[str, Any], recipe: Recipe, tokens: int, kept: float) -> float:
+    """Bytes that llama_pass holds of a batch, half of it read with gradients."""
+    hidden, layers, middle = (
+        int(config.get(key, 0)) for key in ("hidden_size", "num_hidden_layers", "intermediate_size")
+    )
+    heads = int(config.get("num_attention_heads", 1))
+    kv = hidden * int(config.get("num_key_value_heads", heads)) // heads
+    layer = 2 * 4 * hidden + kept * (5 * hidden + 2 * kv + 3 * middle + 7 * recipe.lora.rank)
+    whole = layers * (2 * 4 * hidden if recipe.training.gradient_checkpointing else layer) + 3 * layer
+    return 0.5 * tokens * (whole + layers * 4 * kept * kv)
 
 
 def check(base: Path, recipe: Recipe, progress: Progress) -> None:

@@ -17,9 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .packed import Packed, Stretch
-
-_BLOCK = 128  # rows of logits held at once
+from .packed import BLOCK, Packed, Stretch
 
 
 class Pass:
@@ -338,9 +336,9 @@ class _Foretell(torch.autograd.Function):
         back = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         loss = torch.zeros((), dtype=torch.float64 if x.device.type == "cpu" else torch.float32, device=x.device)
         right, wide = torch.zeros((), dtype=torch.long, device=x.device), _wide(x.dtype)
-        room = x.new_empty(min(_BLOCK, len(x)), len(head))
-        for start in range(0, len(x), _BLOCK):
-            rows, wanted = x[start : start + _BLOCK], labels[start : start + _BLOCK, None]
+        room = x.new_empty(min(BLOCK, len(x)), len(head))
+        for start in range(0, len(x), BLOCK):
+            rows, wanted = x[start : start + BLOCK], labels[start : start + BLOCK, None]
             logits = torch.mm(rows, head.T, out=room[: len(rows)])
             logits = logits.to(wide)
             most, likeliest = logits.max(-1, keepdim=True)
@@ -351,7 +349,7 @@ class _Foretell(torch.autograd.Function):
             loss += total.log().sum()
             if back is not None:
                 mixed = (shares.to(head.dtype) @ head).to(wide).div_(total)
-                back[start : start + _BLOCK] = mixed.sub_(head[wanted[:, 0]])
+                back[start : start + BLOCK] = mixed.sub_(head[wanted[:, 0]])
         ctx.mark_non_differentiable(right)
         if back is not None:
             ctx.save_for_backward(back)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -96,6 +97,15 @@ def attach(model: Any, recipe: Recipe, invocation: list[int] | None = None) -> A
         raise UsageError(f"lora.targets = {lora.targets!r} does not fit this model: {error}") from error
     _refuse_shared_targets(adapted, lora.targets)
     return adapted
+
+
+def keep_few_primitives() -> None:
+    """Let oneDNN remember few shapes, if it has not begun yet; a setting of the user's own is left alone.
+
+    It keeps what it compiled for a shape, 1,024 of them, and every batch has another one: gigabytes in an hour.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "16")
 
 
 def choose_precision(wanted: str) -> str:

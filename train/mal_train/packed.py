@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LEAST = 16  # tokens that two prompts must share for a stretch of their own: each costs an attention call per layer
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+BLOCK = 128  # rows of logits held at once
 _OPEN = 8  # batches that are filled side by side
 
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from metaaligner_lite.errors import FileProblem, UsageError
 from metaaligner_lite.files import read_text, write_whole
-from metaaligner_lite.prompts import CONVERSATION, LAYOUTS
+from metaaligner_lite.prompts import BRIEF, CONVERSATION, LAYOUTS
 
 STAGES = ("warmup", "equal", "contrastive")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "layout": LAYOUTS,
-    "kind": ("merged", "activated"),
+    "layout": ("auto", *LAYOUTS),
+    "kind": ("auto", "merged", "activated"),
     "data.overlong": ("shorten", "refuse"),
     "data.split_by": ("query", "row"),
     "training.precision": ("auto", "float32", "bfloat16", "float16"),
@@ -111,8 +111,8 @@ class Stages:
 class Recipe:
     """Everything that decides a training run, but for the files it reads."""
 
-    layout: str = CONVERSATION
-    kind: str = "merged"
+    layout: str = "auto"  # of the prompts; auto: conversation/brief for an activated adapter, else conversation
+    kind: str = "auto"  # activated over the base that answers, or merged; auto: activated where the base is a GGUF file
     seed: int = 0
     data: Data = field(default_factory=Data)
     lora: Lora = field(default_factory=Lora)
@@ -123,6 +123,14 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Nested tables, as in the TOML file."""
         return dataclasses.asdict(self)
+
+
+def settled(recipe: Recipe, gguf: bool) -> Recipe:
+    """The recipe with kind and layout decided: over a GGUF file, which is what runs, an adapter is activated."""
+    auto = "activated" if gguf and not recipe.lora.dora else "merged"
+    kind = auto if recipe.kind == "auto" else recipe.kind
+    layout = BRIEF if kind == "activated" else CONVERSATION
+    return dataclasses.replace(recipe, kind=kind, layout=layout if recipe.layout == "auto" else recipe.layout)
 
 
 def shipped() -> dict[str, Path]:

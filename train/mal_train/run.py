@@ -25,7 +25,7 @@ from .encode import Encoder, encode_edits, load_tokens
 from .merge import check_base, copy_base_files, merge
 from .packed import obstacle, pack_plan
 from .progress import Progress, Silent
-from .recipe import STAGES, Recipe, Stage, load, save
+from .recipe import STAGES, Recipe, Stage, load, save, settled
 from .reformulate import Edit, reformulate_rows
 from .reformulate import identity as copies
 from .rows import Row, fingerprint, read_rows, split
@@ -63,7 +63,9 @@ def train(
     same recipe, data, base and objectives. Raises the children of MalError.
     """
     progress = progress if progress and distributed.is_main() else Silent()
+    recipe = settled(recipe, gguf_base.is_gguf(base))
     lora.check_machine(recipe)
+    lora.keep_few_primitives()
     if (gpus := distributed.gpus()) > 1 and distributed.world() == 1:
         progress.say(
             f"training on one of {gpus} GPUs; for all of them put this before the command: "
