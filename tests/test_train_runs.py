@@ -611,7 +611,7 @@ def test_memory_is_estimated_before_the_model_is_opened(base, data, tmp_path, mo
         train(base, data, tmp_path / "out", recipes.load(None, SMOKE))
     heard = Hears()
     monkeypatch.setattr(estimate_module, "free_memory", lambda: 10_000_000)
-    estimate_module.check(base, recipes.load(None), heard)
+    estimate_module.check(base, recipes.load(None, {"kind": "merged"}), heard)
     assert "merging afterwards takes" in heard.said[1] and "lower training.batch_tokens (8192)" in heard.said[2]
 
 
