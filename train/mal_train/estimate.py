@@ -61,7 +61,7 @@ def estimate(base: Path, recipe: Recipe) -> Estimate | None:
     checkpointed = recipe.training.gradient_checkpointing
     per_token = layers * kept * hidden + per_layer if checkpointed else layers * per_layer
     tokens = _largest_batch(recipe)
-    if packed:  # only requests and edits, about half of the tokens, are kept for the way back
+    if packed:  # only requests and edits are kept for the way back
         batch = _packed(config, recipe, tokens, kept) + 3 * 4 * min(BLOCK, tokens) * vocabulary
     else:  # logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32
         batch = tokens * (per_token + 0.5 * 14 * vocabulary)
@@ -69,15 +69,16 @@ def estimate(base: Path, recipe: Recipe) -> Estimate | None:
 
 
 def _packed(config: Mapping[str, Any], recipe: Recipe, tokens: int, kept: float) -> float:
-    """Bytes that llama_pass holds of a batch, half of it read with gradients."""
+    """Bytes that llama_pass holds of a batch, 0.7 of it read with gradients, as in the fullest of a real corpus."""
     hidden, layers, middle = (
         int(config.get(key, 0)) for key in ("hidden_size", "num_hidden_layers", "intermediate_size")
     )
     heads = int(config.get("num_attention_heads", 1))
     kv = hidden * int(config.get("num_key_value_heads", heads)) // heads
-    layer = 2 * 4 * hidden + kept * (5 * hidden + 2 * kv + 3 * middle + 7 * recipe.lora.rank)
+    # Attention keeps keys and values as wide as queries, for each group of edits once more.
+    layer = 2 * 4 * hidden + kept * (7 * hidden + 2 * kv + 3 * middle + 7 * recipe.lora.rank)
     whole = layers * (2 * 4 * hidden if recipe.training.gradient_checkpointing else layer) + 3 * layer
-    return 0.5 * tokens * (whole + layers * 4 * kept * kv)
+    return tokens * (0.7 * whole + 0.3 * layers * kept * (2 * hidden + 2 * kv))
 
 
 def check(base: Path, recipe: Recipe, progress: Progress) -> None:
