@@ -152,10 +152,11 @@ def tensors_off(folder):
 
 def test_a_merged_aligner_of_a_gguf_base(files, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", some_rows(6))
-    trained = train(files["Q8_0"], data, tmp_path / "out", recipes.load(None, SMOKE))
+    trained = train(files["Q8_0"], data, tmp_path / "out", recipes.load(None, SMOKE | {"kind": "merged"}))
     assert trained.merged and json.loads((trained.merged / "config.json").read_text())["model_type"] == "llama"
     report = mal_convert.convert(trained.merged, None, ["Q8_0"])
-    assert report.outputs[0].path.is_file() and "Q8_0" in (trained.out / "report.md").read_text()
+    assert report.outputs[0].path.is_file()
+    assert "whose tensors are Q8_0 (15), F32 (5)" in (trained.out / "report.md").read_text()
     with pytest.raises(UsageError, match="is a GGUF file: an adapter is merged into its base's"):
         mal_convert.convert(trained.adapter, tmp_path / "x.gguf", ["F16"], base=str(files["Q8_0"]))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from metaaligner_lite import __version__, manifest
 from metaaligner_lite.errors import DataError, ModelError
-from metaaligner_lite.gguf_file import base_fingerprint, read_header
+from metaaligner_lite.gguf_file import GgufHeader, base_fingerprint, read_header
 from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import invocation
 from metaaligner_lite.records import Account
@@ -76,7 +76,8 @@ def train(
     given, mark = base, ""
     with lora.quiet(), _explained(recipe, beside, progress):
         if gguf_base.is_gguf(base):
-            mark = base_fingerprint(read_header(base))
+            header = read_header(base)
+            mark = base_fingerprint(header)
             progress.say("turning the weights of the GGUF file into numbers")
             if distributed.is_main():
                 gguf_base.unpack(base, beside / workdir.BASE)
@@ -101,6 +102,8 @@ def train(
         prepared = [_prepare(name, training, held_out, encoder, recipe, edits, checks, packed) for name in STAGES]
         works = [work for work in prepared if isinstance(work, Work)]
         skipped = [reason for reason in prepared if isinstance(reason, str)]
+        if mark:
+            skipped.append(f"base: the numbers of {given.name}, whose tensors are {_kinds(header)}")
         accounts = (account, edits, checks) if held_out else (account, edits)
         lines = [line for one in accounts for line in one.lines()] + skipped
         for line in lines:
@@ -143,6 +146,11 @@ def train(
     command = ["mal", "convert", str(merged or out / "adapter")]
     command += ["--q4_k_m"] if merged else ["--base", str(given), "--adapter-only"]
     return Trained(out, out / "adapter", merged, made.metrics, accounts, shlex.join(command))
+
+
+def _kinds(header: GgufHeader) -> str:
+    """How a file's tensors are stored, the commonest type first, such as "Q4_1 (210), F32 (61)"."""
+    return ", ".join(f"{kind} ({n})" for kind, n in Counter(t.type_name for t in header.tensors).most_common())
 
 
 def _finish(
