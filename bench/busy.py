@@ -87,7 +87,7 @@ class Correction:
         return [token for part in (found.answer.generation, found.edit) if part for token in part.tokens]
 
 
-KINDS = {"bare": Bare, "ours": Ours, "correction": Correction}
+KINDS: dict[str, type[Bare | Ours | Correction]] = {"bare": Bare, "ours": Ours, "correction": Correction}
 
 
 class Child:
