@@ -202,7 +202,7 @@ def report(options: argparse.Namespace, runs: dict[int, list[dict[str, Any]]]) -
     if idle and rows[-1]["busy"] == 2:
         found = rows[-1]["correction"]["times_idle"]
         print(
-            f"beside two busy processes a correction takes {found:.2f} times its idle time; at most {WANTED:g} is wanted"
+            f"beside two busy processes a correction takes {found:.2f} times its idle time (wanted: {WANTED:g} or less)"
         )
     settings = {"model": options.model.name, "tokens": options.tokens, "repeat": options.repeat}
     print(json.dumps({"bench": "busy", "machine": machine(options.threads)} | settings | {"results": rows}))
