@@ -47,6 +47,9 @@ CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ i
             ),
             id="lines that differ in their numbers",
         ),
+        pytest.param("He said it would rain soon. " * 2 + "It did.", id="a sentence twice"),
+        pytest.param("Let it be, let it be, let it be, let it be.", id="few words four times"),
+        pytest.param("```\n" + "    <td></td>\n" * 24 + "```", id="empty cells in code"),
     ],
 )
 def test_what_is_no_loop_stays_as_it_is(text):
@@ -64,6 +67,21 @@ def test_what_is_no_loop_stays_as_it_is(text):
             id="a counted list",
         ),
         pytest.param("no " * 200, "no", id="one word"),
+        pytest.param(
+            "He said it would rain soon. " * 4 + "He said it would snow.",
+            "He said it would rain soon.",
+            id="a short sentence that drifts",
+        ),
+        pytest.param(
+            "1. Yes, I can come!\n" + "".join(f"{n}. I'm sorry, I can't come on that day.\n" for n in range(2, 9)),
+            "1. Yes, I can come!\n2. I'm sorry, I can't come on that day.",
+            id="a loop that begins within a sentence",
+        ),
+        pytest.param(
+            "```\nimport {\n" + "    ContextMenuAction,\n" * 45,
+            "```\nimport {\n    ContextMenuAction,",
+            id="one long word in code",
+        ),
         pytest.param("0, " * 400, "0,", id="zeros"),
         pytest.param("学而时习之，不亦说乎。" * 12, "学而时习之，不亦说乎。", id="no spaces"),
         pytest.param("```\n" + "x = f(x)\n" * 200, "```\nx = f(x)", id="code without end"),
@@ -102,11 +120,11 @@ def test_nothing_of_the_second_round_is_shown_while_it_is_written(round, size):
 
 
 def test_how_early_a_loop_is_noticed():
-    words = PARAGRAPH.split()
-    guard = LoopGuard()
-    seen = next(n for n, word in enumerate(words * 20) if guard.add(f"{word} ") is not None)
-    assert seen + 1 == len(words) + LOOP
-    assert len(words) > DOUBLED
+    for words, noticed in ((PARAGRAPH.split(), 3 * 20), ([f"word{n}" for n in range(40)], 40 + LOOP)):
+        guard = LoopGuard()
+        seen = next(n for n, word in enumerate(words * 20) if guard.add(f"{word} ") is not None)
+        assert seen + 1 == noticed
+    assert len(PARAGRAPH.split()) > DOUBLED
 
 
 @pytest.mark.parametrize("seed", range(20))
