@@ -30,6 +30,7 @@ DOUBLED = 16
 SHORT, THRICE = 6, 3
 ROUNDS, SPREAD = 16, 256
 MARKS = 256  # numbers and marks that were all written before: rows of zeros, rules of dashes
+SYMBOLS = 64  # the same of emoji and their like, from U+2600 on, which rule no lines
 WORD, ENDLESS = 32, 128  # characters
 FENCED = 4
 
@@ -180,7 +181,7 @@ class LoopGuard:
             self._word_places.append(place)
             return self._words.add(word) >= self._times(LOOP) or self._in_a_row(place + len(unit))
         self._mark_places.append(place)
-        return self._marks.add(unit) >= self._times(MARKS)
+        return self._marks.add(unit) >= self._times(MARKS if unit < "\u2600" else SYMBOLS)
 
     def _in_a_row(self, end: int) -> bool:
         """Whether the text, which ends there, says one thing again and again."""

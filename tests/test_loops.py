@@ -35,6 +35,7 @@ CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ i
         pytest.param("\n".join(["- [ ] to be done"] * 12), id="a list of equal lines"),
         pytest.param("Row, row, row your boat,\nGently down the stream.\n" * 2, id="a short verse twice"),
         pytest.param("-" * 80 + "\n" + "=" * 80, id="rules"),
+        pytest.param("\N{WHITE MEDIUM STAR}" * 30 + "─" * 100, id="some stars, a drawn line"),
         pytest.param("Fill in two fields.\nUser: guest\nPassword: none", id="a login"),
         pytest.param("", id="nothing"),
         pytest.param("  kept  \n", id="white space"),
@@ -83,6 +84,7 @@ def test_what_is_no_loop_stays_as_it_is(text):
             id="one long word in code",
         ),
         pytest.param("0, " * 400, "0,", id="zeros"),
+        pytest.param("Well done! " + "\N{WHITE MEDIUM STAR}" * 90, "Well done! \N{WHITE MEDIUM STAR}", id="stars"),
         pytest.param("学而时习之，不亦说乎。" * 12, "学而时习之，不亦说乎。", id="no spaces"),
         pytest.param("```\n" + "x = f(x)\n" * 200, "```\nx = f(x)", id="code without end"),
         pytest.param(
@@ -168,6 +170,17 @@ def test_decoding_ends_before_the_second_round(model, monkeypatch, drafted):
         assert written.finish == "loop"
         assert written.text == "the cat sat on my old red mat," == "".join(heard)
         assert model.text(written.tokens).strip() == written.text
+
+
+def test_a_character_that_the_limit_cuts_off_is_left_out(model, monkeypatch):
+    monkeypatch.setattr(Context, "likeliest", Says.likeliest)
+    with Says(model, 256, threads=1) as context:
+        context.script, context.start, context.last = model.encode_text("so good \N{WHITE MEDIUM STAR} yes"), 3, 0
+        assert any("\ufffd" in model.text(context.script[:n]) for n in range(1, len(context.script)))
+        for limit in range(1, len(context.script)):
+            (written,) = generate(context, [Task(list(b"abc"), limit, GREEDY)])
+            assert "\ufffd" not in written.text and written.finish == "length"
+            context.roll_back(0)
 
 
 @pytest.fixture(scope="module")
