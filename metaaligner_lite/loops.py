@@ -1,22 +1,29 @@
 """Loops: notice that a text goes round in circles, and where the first round ends.
 
-Small models under greedy decoding repeat a stretch to the limit (ggml-org/llama.cpp#13066). The rule: **a text loops
-when its last LOOP words were all written before, in the same order** (words are what holds a letter; numbers and
-marks between them do not count, so that "1. Be kind. 2. Be kind." loops, too). It ends before that stretch, or with
-the sentence that had begun there, so the first round stays whole. A stretch of SHORT words or more that is said THRICE
-in a row, or of any length ROUNDS times and over SPREAD characters, is a loop as well, if its numbers are the same (but
-for those that count lines). A text that ends, or is cut at its limit, with DOUBLED words that were just said, in
-rounds of DOUBLED / 2 words at least and with the same numbers, loses what was said again. A word that does not end
-("max_window_max_window_...", "hahaha...") is cut once its last ENDLESS characters were all in it before; its first WORD
-stay. Inside a block of code all this takes FENCED times as much, ROUNDS and SPREAD twice as much, and nothing that is
-said THRICE is too much.
+Small models under greedy decoding repeat a stretch to the limit (ggml-org/llama.cpp#13066). A text loops when
+
+- its last LOOP words were all written before, in the same order. Words are what holds a letter; numbers and marks
+  between them do not count, so that "1. Be kind. 2. Be kind." loops, too;
+- a sentence (or line) of SENTENCE words or more begins for the third time, and STALE of what was written since its first
+  time are words that were written before, too, in stretches of GRAM (loops that drift: "I'll send it. I'll also send
+  it. I'll send it."). Numbers count here, but for those that count lines;
+- a stretch of SENTENCE words or more is written THRICE in a row, or a shorter one ROUNDS times over SPREAD characters,
+  with the same numbers;
+- a word does not end ("max_window_max_window_...", "hahaha..."): its last ENDLESS characters were all in it before;
+- its last MARKS numbers and marks were all written before (SYMBOLS, where they are emoji);
+- it ends, or is cut at its limit, with DOUBLED words that were just said, in rounds of DOUBLED / 2 words at least and
+  with the same numbers.
+
+It ends before what is said again, or with the sentence that had begun there, so the first round stays whole (of a word
+without end, its first WORD characters). Inside a block of code all this takes FENCED times as much (ENDLESS and SPREAD twice as much, ROUNDS the same, and half
+the ROUNDS in place of THRICE), and sentences are not looked at.
 
 What passes: a refrain of up to LOOP words however often it returns between verses, lists of a dozen equal lines,
-"no no no" sixty times, tables of numbers (no letters). What does not: a chorus longer than LOOP words sung again in the
-same words, and a poem that says one long line three times in a row. In 4,800 answers of four models said THRICE cut
-one, which did go round (bench/LOG.md).
+"no no no" sixty times, tables of numbers, lists whose lines differ in a word. What does not: a chorus longer than LOOP
+words sung again in the same words, and a long line three times with nothing new between. What that does to 4,800 answers
+of four models stands in bench/README.md, under real_pair.py.
 
-The cost is a few microseconds a word: a suffix automaton knows how long the end of the text that occurred before is.
+The cost is some ten microseconds a word: a suffix automaton knows how long the end of the text that occurred before is.
 Numbers and marks ("0, 0, 0, ...", "!!!!") are watched the same way by an automaton of their own.
 """
 
@@ -27,8 +34,9 @@ from collections.abc import Hashable
 
 LOOP = 64
 DOUBLED = 16
-SHORT, THRICE = 6, 3
-ROUNDS, SPREAD = 16, 256
+SENTENCE, MOST = 6, 64  # words
+STALE, GRAM = 0.8, 6
+ROUNDS, SPREAD, THRICE = 16, 256, 3
 MARKS = 256  # numbers and marks that were all written before: rows of zeros, rules of dashes
 SYMBOLS = 64  # the same of emoji and their like, from U+2600 on, which rule no lines
 WORD, ENDLESS = 32, 128  # characters
@@ -41,6 +49,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 _STUB = re.compile(r"\s*\n[ \t]*(?:\d+[.):]?|[-*+•#]+)?[ \t]*\Z")
 _COUNTERS = re.compile(r"^[ \t]*\d+[.):]", re.MULTILINE)
 _SENTENCE = re.compile(r"[.!?。！？][\"')\]]*(?=\s)|\n")
+_ENDS = tuple(".!?:;。！？")
 _BETWEEN = re.compile(r"(?:\A|[.!?:;。！？\n][\"')\]]*)\s*(?:\d+[.):]?|[-*+•#]+)?\s*\Z")
 _RUN_ON = re.compile(r"\s*\n\s*\n[ \t]*Human:")
 
@@ -100,6 +109,49 @@ class Repeats:
         return len(self._length) - 1
 
 
+class Sentences:
+    """Where a sentence begins for the third time, with little that is new since its first."""
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+        self._stale = bytearray()  # for each word: whether it stands in a stretch that was written before
+        self._grams: set[tuple[str, ...]] = set()
+        self._first: dict[tuple[str, ...], int] = {}  # sentence -> how many words there were after its first time
+        self._twice: set[tuple[str, ...]] = set()
+        self._at, self._mark = 0, ""  # the word where the sentence begins; the last mark
+
+    def add(self, unit: str, between: str) -> bool:
+        """Take the next word, number or mark, and what stood before it; whether a sentence is said too often by now."""
+        if "\n" in between or (between and self._mark in _ENDS):
+            self._end()
+        self._mark = unit
+        if not unit[0].isalnum() or ("\n" in between and unit.isdecimal()):  # such a number counts lines
+            return False
+        self._words.append(unit.casefold())
+        self._note()
+        if len(self._words) - self._at > MOST or (sentence := tuple(self._words[self._at :])) not in self._twice:
+            return False
+        since = self._stale[self._first[sentence] :]
+        return sum(since) >= STALE * len(since)
+
+    def _note(self) -> None:
+        self._stale.append(0)
+        gram = tuple(self._words[-GRAM:])
+        if gram in self._grams:
+            self._stale[-GRAM:] = b"\1" * len(gram)
+        elif len(gram) == GRAM:
+            self._grams.add(gram)
+
+    def _end(self) -> None:
+        sentence = tuple(self._words[self._at :])
+        self._at = len(self._words)
+        if len(sentence) <= MOST and sum(bool(_LETTER.search(word)) for word in sentence) >= SENTENCE:
+            if sentence in self._first:
+                self._twice.add(sentence)
+            else:
+                self._first[sentence] = self._at
+
+
 class LoopGuard:
     """Watches a text as it grows, and says how much of it may be shown and where it began to go in circles.
 
@@ -116,6 +168,7 @@ class LoopGuard:
         self._beginnings: set[str] = set()  # what said words begin with
         self._long_at, self._letters, self._long = -1, Repeats(), 0  # a long word: place, its characters, how many
         self._ticks, self._fenced = 0, False
+        self._sentences = Sentences()
 
     def add(self, text: str, *, final: bool = False) -> int | None:
         """Take the next characters; how many of all to keep if the text loops by now, else None.
@@ -128,7 +181,9 @@ class LoopGuard:
                 return keep
             if unit.end() == len(self._text) and not final and unit.group()[0].isalnum():
                 break
+            between = self._text[self._seen : unit.start()]
             self._seen = unit.end()
+            third = self._sentences.add(unit.group(), between) and not self._fenced
             if self._add(unit.group(), unit.start()):
                 places, repeats = (
                     (self._word_places, self._words)
@@ -136,6 +191,8 @@ class LoopGuard:
                     else (self._mark_places, self._marks)
                 )
                 return self._cut(places[-repeats.length])
+            if third:
+                return self._cut(self._word_places[-self._words.length])
         return None
 
     def doubled(self) -> int | None:
@@ -165,7 +222,7 @@ class LoopGuard:
         if place != self._long_at:
             self._long_at, self._letters, self._long = place, Repeats(), 0
         for end, letter in enumerate(word[self._long :], self._long + 1):
-            if self._letters.add(letter) >= self._times(ENDLESS):
+            if self._letters.add(letter) >= self._times(ENDLESS, 2):
                 return place + max(WORD, end - self._letters.length)
         self._long = len(word)
         return None
@@ -184,15 +241,12 @@ class LoopGuard:
         return self._marks.add(unit) >= self._times(MARKS if unit < "\u2600" else SYMBOLS)
 
     def _in_a_row(self, end: int) -> bool:
-        """Whether the text, which ends there, says one thing again and again."""
+        """Whether the text, which ends there, says one short thing again and again."""
         repeated = self._words.length
-        if repeated < ROUNDS - 1 and repeated < (THRICE - 1) * SHORT:
+        if repeated < (THRICE - 1) * SENTENCE or not (period := self._period(repeated)):
             return False
-        if not (period := self._period(repeated)):
-            return False
-        rounds = THRICE if period >= SHORT and not self._fenced else self._times(ROUNDS, 2)
-        spread = 0 if rounds == THRICE else self._times(SPREAD, 2)
-        far = end - self._word_places[-repeated] >= spread
+        rounds = ROUNDS if period < SENTENCE else ROUNDS // 2 if self._fenced else THRICE
+        far = rounds == THRICE or end - self._word_places[-repeated] >= self._times(SPREAD, 2)
         return repeated >= (rounds - 1) * period and far and self._same_numbers(period)
 
     def _period(self, repeated: int, least: int = 1) -> int:

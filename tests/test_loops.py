@@ -21,7 +21,7 @@ POEM = (
     "Roll on, roll on, you waves of blue,\nRoll on, my heart goes out with you."
 )
 TABLE = "| day | rain | sun |\n|---|---|---|\n" + "".join(f"| {n} | {n * 7 % 30} | {n % 9} |\n" for n in range(1, 31))
-CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ in range(20)) + "```"
+CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ in range(12)) + "```"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ i
             id="lines that differ in their numbers",
         ),
         pytest.param("He said it would rain soon. " * 2 + "It did.", id="a sentence twice"),
+        pytest.param("| 0 | 0 | 0 | 0 | 0 | 0 | 0 |\n" * 8, id="a table of zeros"),
         pytest.param("Let it be, let it be, let it be, let it be.", id="few words four times"),
         pytest.param("```\n" + "    <td></td>\n" * 24 + "```", id="empty cells in code"),
     ],
@@ -85,6 +86,18 @@ def test_what_is_no_loop_stays_as_it_is(text):
         ),
         pytest.param("0, " * 400, "0,", id="zeros"),
         pytest.param("Well done! " + "\N{WHITE MEDIUM STAR}" * 90, "Well done! \N{WHITE MEDIUM STAR}", id="stars"),
+        pytest.param(
+            "I'll send you a link to the video. I'll also give you a link to the video. I'll send you a link to the video. "
+            "I'll also send you a link to the video. I'll send you a link to the video.",
+            "I'll send you a link to the video. I'll also give you a link to the video. I'll send you a link to the video. "
+            "I'll also send you a link to the video.",
+            id="sentences that drift",
+        ),
+        pytest.param(
+            "```\n" + "import { firstThing, secondThing, thirdThing } from 'some';\n" * 10 + "import { firstThing, sec",
+            "```\nimport { firstThing, secondThing, thirdThing } from 'some';",
+            id="a line in code, to the limit",
+        ),
         pytest.param("学而时习之，不亦说乎。" * 12, "学而时习之，不亦说乎。", id="no spaces"),
         pytest.param("```\n" + "x = f(x)\n" * 200, "```\nx = f(x)", id="code without end"),
         pytest.param(
@@ -109,6 +122,7 @@ LISTED = "I have three ideas for you.\n\n1. Hide his pen.\n\n2. Swap his cap.\n\
         LISTED,
         "max_window_in_a_word_that_does_not_end_",
         "- Be honest in 2020, and in 2021, and kind.\n",
+        "In the year 2020 we were kind in 2020. ",
     ],
 )
 def test_nothing_of_the_second_round_is_shown_while_it_is_written(round, size):
