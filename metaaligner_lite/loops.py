@@ -4,9 +4,9 @@ Small models under greedy decoding repeat a stretch to the limit (ggml-org/llama
 
 - its last LOOP words were all written before, in the same order. Words are what holds a letter; numbers and marks
   between them do not count, so that "1. Be kind. 2. Be kind." loops, too;
-- a sentence (or line) of SENTENCE words or more begins for the third time, and STALE of what was written since its first
-  time are words that were written before, too, in stretches of GRAM (loops that drift: "I'll send it. I'll also send
-  it. I'll send it."). Numbers count here, but for those that count lines;
+- a sentence (or line) of SENTENCE words or more is said for the third time, and STALE of what was written since its
+  first time are words that were written before, too, in stretches of GRAM (loops that drift: "I'll send it. I'll also
+  send it. I'll send it."). Numbers count here, but for those that count lines;
 - a stretch of SENTENCE words or more is written THRICE in a row, or a shorter one ROUNDS times over SPREAD characters,
   with the same numbers;
 - a word does not end ("max_window_max_window_...", "hahaha..."): its last ENDLESS characters were all in it before;
@@ -15,12 +15,12 @@ Small models under greedy decoding repeat a stretch to the limit (ggml-org/llama
   with the same numbers.
 
 It ends before what is said again, or with the sentence that had begun there, so the first round stays whole (of a word
-without end, its first WORD characters). Inside a block of code all this takes FENCED times as much (ENDLESS and SPREAD twice as much, ROUNDS the same, and half
-the ROUNDS in place of THRICE), and sentences are not looked at.
+without end, its first WORD characters). Inside a block of code all this takes FENCED times as much (ENDLESS and SPREAD
+twice as much, ROUNDS the same, and half the ROUNDS in place of THRICE), and sentences are not looked at.
 
 What passes: a refrain of up to LOOP words however often it returns between verses, lists of a dozen equal lines,
 "no no no" sixty times, tables of numbers, lists whose lines differ in a word. What does not: a chorus longer than LOOP
-words sung again in the same words, and a long line three times with nothing new between. What that does to 4,800 answers
+words sung again in the same words, and a long line three times with nothing new between. What becomes of 4,800 answers
 of four models stands in bench/README.md, under real_pair.py.
 
 The cost is some ten microseconds a word: a suffix automaton knows how long the end of the text that occurred before is.

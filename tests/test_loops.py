@@ -12,6 +12,7 @@ from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.loops import DOUBLED, LOOP, LoopGuard, Repeats, tidy
 
 PARAGRAPH = "First check the tracking page, then call the carrier and ask where the parcel was seen for the last time."
+SENT = "I'll send you a link to the video."
 POEM = (
     "The sea is wide and the sea is deep,\nIt sings to the stones where the seagulls sleep.\n\n"
     "Roll on, roll on, you waves of blue,\nRoll on, my heart goes out with you.\n\n"
@@ -87,10 +88,8 @@ def test_what_is_no_loop_stays_as_it_is(text):
         pytest.param("0, " * 400, "0,", id="zeros"),
         pytest.param("Well done! " + "\N{WHITE MEDIUM STAR}" * 90, "Well done! \N{WHITE MEDIUM STAR}", id="stars"),
         pytest.param(
-            "I'll send you a link to the video. I'll also give you a link to the video. I'll send you a link to the video. "
-            "I'll also send you a link to the video. I'll send you a link to the video.",
-            "I'll send you a link to the video. I'll also give you a link to the video. I'll send you a link to the video. "
-            "I'll also send you a link to the video.",
+            f"{SENT} I'll also give you a link to the video. {SENT} I'll also send you a link to the video. {SENT}",
+            f"{SENT} I'll also give you a link to the video. {SENT} I'll also send you a link to the video.",
             id="sentences that drift",
         ),
         pytest.param(
