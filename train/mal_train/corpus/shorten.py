@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from metaaligner_lite.evaluation import measures
+
 from .courtesy import closing, courteous, filler, sympathetic
 from .texts import Unit, count, keep, paragraphs, tidy, upper_first, words
 
@@ -61,18 +63,18 @@ def shorten(units: Sequence[Unit], query: str) -> list[Unit] | None:
     if not bare:
         return None
     if count(bare) > 0.6 * whole and count(bare) >= 24:
-        bare = _cut_list(bare) if sum(unit.item for unit in bare) >= 3 else _cut_prose(bare, query)
+        bare = _cut_list(bare) if sum(unit.item for unit in bare) >= 2 else _cut_prose(bare, query)
     length = count(bare)
     return bare if _LEAST * whole <= length <= MOST * whole or (_LEAST / 3 * whole <= length and length >= 20) else None
 
 
 def unpadded(units: Sequence[Unit]) -> list[Unit]:
     """The units without filler: sentences that say nothing, and phrases inside the others."""
-    polite = [number for number, unit in enumerate(units) if courteous(unit.text)]
+    polite = [number for number, unit in enumerate(units) if measures.courteous(unit.text)]
     kept = [
         number
         for number, unit in enumerate(units)
-        if not filler(unit.text) and not (closing(unit.text) and polite != [number])
+        if number in polite[:1] or (not filler(unit.text) and not closing(unit.text))
     ]
     found = keep(units, kept)
     for pattern, instead in _PADDING:
@@ -88,14 +90,18 @@ def _cut_prose(units: Sequence[Unit], query: str) -> list[Unit]:
     whole = count(units)
     scores = _scores(units, query)
     scores = [score + 2 * bool(_URGENT.search(unit.text)) for score, unit in zip(scores, units, strict=True)]
-    starts = [number for number, unit in enumerate(units) if not courteous(unit.text) and not sympathetic(unit.text)]
+    starts = [number for number, unit in enumerate(units) if not _kind(unit.text)]
     kept = {number for number in range(len(units)) if number not in starts and count(units[number].text) <= 20}
     first = starts[0] if starts else 0
     kept.add(first)
+    if count(units[first].text) < 9 and len(starts) > 1:
+        kept.add(starts[1])  # "There are several." needs what follows
     for number in sorted(starts, key=lambda i: -scores[i]):
         group = {number}
         while _DEPENDENT.match(units[min(group)].text) and min(group) > 0 and min(group) - 1 not in kept:
             group.add(min(group) - 1)
+        if any(_alike(units[number].text, units[i].text) for i in kept):
+            continue
         length = sum(count(units[i].text) for i in kept | group)
         if length <= (_AIM + 0.1) * whole or (len(kept) == 1 and length <= 0.7 * whole):
             kept |= group
@@ -107,6 +113,17 @@ def _cut_prose(units: Sequence[Unit], query: str) -> list[Unit]:
             unit = unit.worded(upper_first(unit.text[match.end() :]))
         found.append(unit)
     return found
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two sentences say mostly the same."""
+    first, second = ({w for w in words(text) if w not in _STOP and len(w) > 2} for text in (one, other))
+    return len(first & second) > 0.6 * min(len(first), len(second)) >= 2
+
+
+def _kind(text: str) -> bool:
+    """Whether a sentence is there for courtesy or sympathy: it stays, whatever else goes."""
+    return courteous(text) or sympathetic(text) or measures.courteous(text) or measures.acknowledges(text)
 
 
 def _scores(units: Sequence[Unit], query: str) -> list[float]:
@@ -139,7 +156,7 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
         if group[0].item or group[0].heading:
             kept.append(group[:1] if count(group[0].text) > 3 or len(group) == 1 else group[:2])
         elif number < listed[0]:
-            polite = [u for u in group if (courteous(u.text) or sympathetic(u.text)) and not u.text.endswith(":")]
+            polite = [u for u in group if _kind(u.text) and not u.text.endswith(":")]
             rest = [u for u in group if u not in polite]
             keeps = polite + (
                 rest[:1]
@@ -150,12 +167,15 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
                 kept.append([keeps[0].worded(keeps[0].text), *keeps[1:]])
         elif number <= listed[-1]:
             kept.append(group[:1])
+        elif polite := [u for u in group if _kind(u.text)]:
+            if not any(_kind(u.text) for some in kept for u in some):
+                kept.append(polite[:1])
     found = [unit for group in kept for unit in _led(group)]
     if count(found) > 0.66 * whole:
         found = [unit.worded(_main_clause(unit.text)) if unit.item else unit for unit in found]
     while count(found) > 0.66 * whole:
         items = [number for number, unit in enumerate(found) if unit.item and not _URGENT.search(unit.text)]
-        if len(items) <= 2:
+        if len(items) <= (3 if listed and len(listed) >= 3 else 2):
             break
         last = items[-1]
         beyond = next((i for i in range(last + 1, len(found)) if "\n" in found[i].lead), len(found))
