@@ -381,7 +381,6 @@ def data(tmp_path, monkeypatch):
     lines("preference/hh-rlhf-harmless-base-test.jsonl.gz", [])
     lines("just-eval-safety/safety.jsonl.gz", [])
     lines("rows/real-mix.jsonl.gz", [])
-    lines("onestopenglish/ADV-ELE.txt.gz", [])
     lines("wikisplit/valid_test.jsonl.gz", [])
     lines("llmbar/llmbar.jsonl.gz", [])
     for name in (

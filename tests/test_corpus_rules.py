@@ -15,7 +15,7 @@ from mal_train.corpus.edit import Edit, case
 from mal_train.corpus.harden import joined, stiffen
 from mal_train.corpus.making import balanced
 from mal_train.corpus.mending import mended, polite
-from mal_train.corpus.passages import better_outputs, passages, split_sentences
+from mal_train.corpus.passages import better_outputs, split_sentences
 from mal_train.corpus.plain import easy, part
 from mal_train.corpus.sources import Base, Source
 from mal_train.corpus.special import long_refusal, refusals, unsorry
@@ -226,36 +226,10 @@ def test_phrases_of_formal_texts_become_plain(hard, simple):
 
 # --- passages and pairs ---
 
-HARD = (
-    "Numerous inhabitants of the municipality expressed considerable dissatisfaction regarding the anticipated "
-    "construction of the facility, which the administration had previously authorised without consultation."
-)
-
 
 @pytest.fixture
 def source():
     return Source("some", (), "MIT", "somewhere", lambda *_: ())
-
-
-def test_passages_are_neighbouring_sentences_readable_by_the_rule(tmp_path, source):
-    easy_lines = [
-        "Many people in the town are angry about the plan.",
-        "They do not want a new plant near the school.",
-        "The mayor said yes to it and did not ask them first.",
-        "They will meet in the hall next week to talk about it.",
-        "Some of them want to go to court and stop the work.",
-    ]
-    hard_lines = [
-        HARD.replace("Numerous", word) for word in ("Numerous", "Various", "Multiple", "Countless", "Several")
-    ]
-    blocks = [f"{hard}\n{line}\n" for hard, line in zip(hard_lines, easy_lines, strict=True)]
-    path = tmp_path / "ADV-ELE.txt.gz"
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.write("*******\n".join(["one line only\n", *blocks]))
-    account = Account("records")
-    found = list(passages(path, source, account))
-    assert found[0].text == " ".join(easy_lines) and found[0].worse == " ".join(hard_lines)
-    assert "readability" in found[0].objectives and account.read == 2 and sum(account.refused.values()) == 1
 
 
 def test_split_sentences_take_splits_that_add_nothing(tmp_path, source):

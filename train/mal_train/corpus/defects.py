@@ -220,7 +220,11 @@ def itemized(units: Sequence[Unit]) -> list[Unit] | None:
         after.insert(0, body.pop())
     if len(body) < 4:
         return None
-    intro, rest = body[0], body[1:]
+    colon = next((i for i, unit in enumerate(body) if unit.text.endswith(":")), 0)
+    before += body[:colon]
+    intro, rest = body[colon], body[colon + 1 :]
+    if len(rest) < 3:
+        return None
     if len(groups) >= 4:
         chunks = [[u for u in group if u in rest] for group in groups]
         chunks = [chunk for chunk in chunks if chunk]

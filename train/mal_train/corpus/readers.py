@@ -10,7 +10,8 @@ from metaaligner_lite.errors import DataError
 from metaaligner_lite.evaluation import measures
 from metaaligner_lite.records import Account, read_records
 
-from .passages import better_outputs, passages, split_sentences
+from . import judge
+from .passages import better_outputs, split_sentences
 from .sources import LONGEST, Base, Source, clean, front, recent, turns_of, usable
 from .texts import count, join, keep_first, normal, split
 
@@ -65,11 +66,19 @@ def _rm_safety(path: Path, source: Source, account: Account) -> Iterator[Base]:
 
 
 _FROM_MIX = {  # the parts of real-mix that are an edit more than a new text, and at most so many of each
-    "onestopenglish": 120,
+    "onestopenglish": 300,
     "truthfulqa": 150,
     "llmbar": 60,
     "medical-plain-language": 20,
 }
+
+
+_TOLD = ("simplicity", "readability")
+
+
+def _told(objective: str, before: str, after: str) -> bool:
+    """Whether the rule sees it, too: the easier wording satisfies, the harder does not."""
+    return judge.holds(objective, "", after) and not judge.holds(objective, "", before)
 
 
 def _mix(path: Path, source: Source, account: Account) -> Iterator[Base]:
@@ -87,6 +96,7 @@ def _mix(path: Path, source: Source, account: Account) -> Iterator[Base]:
             signed = tuple(o for o, v in better["ratings"].items() if v > worse["ratings"].get(o, v) and o in ALLOWED)
             text, old = clean(better["text"]), clean(worse["text"])
             shared = len(set(normal(text).split()) & set(normal(old).split())) / max(1, len(set(normal(text).split())))
+            signed = tuple(o for o in signed if o not in _TOLD or _told(o, old, text))
             if not signed:
                 account.refuse("no objective of ours in it", where)
             elif shared < 0.6 or not 12 <= count(text) <= 150 or count(old) > 150 or usable(text) or text == old:
@@ -136,13 +146,6 @@ SOURCES = (
         "MIT",
         _HH,
         _dialogues,
-    ),
-    Source(
-        "OneStopEnglish",
-        ("onestopenglish/ADV-ELE.txt.gz",),
-        "CC BY-SA 4.0",
-        "nishkalavallabhi/OneStopEnglishCorpus",
-        passages,
     ),
     Source(
         "WikiSplit",

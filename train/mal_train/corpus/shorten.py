@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from metaaligner_lite.evaluation import measures
 
 from .courtesy import closing, courteous, filler, sympathetic
+from .plain import words_of
 from .texts import Unit, count, keep, paragraphs, tidy, upper_first, words
 
 SHORT = 30  # words: an answer that short stays as it is
@@ -44,6 +45,7 @@ r"to know|to mention|to remember|to point out) that "), ""),
     (re.compile(r"\bdue to the fact that\b"), "because"),
     (re.compile(r"\bas (?:I|we) (?:said|mentioned)(?: before| above| earlier)?, "), ""),
 )  # fmt: skip
+_STEP = re.compile(r"\s*\d{1,2}[.)]\s+(?:\*\*)?([A-Za-z]+)")
 _STOP = frozenset(
     (  # noqa: SIM905
         "the a an it its this that these those there they their you your we our he she i if when while as in on at for "
@@ -167,13 +169,12 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
                 kept.append([keeps[0].worded(keeps[0].text), *keeps[1:]])
         elif number <= listed[-1]:
             kept.append(group[:1])
-        elif polite := [u for u in group if _kind(u.text)]:
-            if not any(_kind(u.text) for some in kept for u in some):
-                kept.append(polite[:1])
+        elif not any(_kind(u.text) for some in kept for u in some):  # a courtesy at the end, if there is no other
+            kept += [[u] for u in group if _kind(u.text)][:1]
     found = [unit for group in kept for unit in _led(group)]
     if count(found) > 0.66 * whole:
         found = [unit.worded(_main_clause(unit.text)) if unit.item else unit for unit in found]
-    while count(found) > 0.66 * whole:
+    while count(found) > 0.66 * whole and not _steps(found):
         items = [number for number, unit in enumerate(found) if unit.item and not _URGENT.search(unit.text)]
         if len(items) <= (3 if listed and len(listed) >= 3 else 2):
             break
@@ -181,6 +182,12 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
         beyond = next((i for i in range(last + 1, len(found)) if "\n" in found[i].lead), len(found))
         found = found[:last] + found[beyond:]
     return tidy(_introducing(found))
+
+
+def _steps(units: Sequence[Unit]) -> bool:
+    """Whether a list is numbered advice in order, each item a thing to do: none of it can be missed."""
+    items = [match[1].lower() for unit in units if unit.item and (match := _STEP.match(unit.text))]
+    return sum(word in words_of("verbs") for word in items) >= max(3, 0.6 * sum(unit.item for unit in units))
 
 
 def _main_clause(text: str) -> str:

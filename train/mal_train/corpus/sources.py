@@ -144,7 +144,7 @@ def usable(text: str) -> str:
         return "an answer with another turn in it"
     if not re.search(r"[.!?][\"')”’*]*$", text.strip()) and not _bare_list(text):
         return "an answer that breaks off"
-    if text.count("(") > len(re.findall(r"\)", text)):
+    if re.search(r"(?:^|\n)\s*\d{1,2}[.)]$", text.strip()) or text.count("(") > len(re.findall(r"\)", text)):
         return "an answer that breaks off"
     if "```" in text or "|" in text or "http" in text or re.search(r"[{}<>\\]", text):
         return "code, tables or addresses"
