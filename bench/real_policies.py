@@ -1,4 +1,4 @@
-"""Does an aligner align real answers? Answers of policies it never saw, judged by the rules of measures.py.
+"""Does an aligner align real answers? Answers of policies it never saw, judged by the rules of evaluation/measures.py.
 
     python bench/real_policies.py --data DIR --base model.gguf --adapter adapter.gguf --rows rows.jsonl
     python bench/real_policies.py --data DIR --base model.gguf --self    # by prompt alone, nothing trained
@@ -31,11 +31,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import measures
-from measures import MEASURES, clustered
-
 from metaaligner_lite import GgufAligner, GivenAnswer, MalError, align_each, open_engine
 from metaaligner_lite.errors import FileProblem, MissingExtra, UsageError
+from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation.measures import MEASURES, clustered
 from metaaligner_lite.objectives import load_catalogue, resolve
 from metaaligner_lite.prompts import Message, chat_prompt
 

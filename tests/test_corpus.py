@@ -10,11 +10,13 @@ import random
 import pytest
 
 from mal_train.corpus import defects, shorten
-from mal_train.corpus.compose import TRAINED, WITHHELD, edits, mended
+from mal_train.corpus.compose import TRAINED, WITHHELD, edits
 from mal_train.corpus.courtesy import closing, courteous, filler, kind, phrases, rude, sympathetic
 from mal_train.corpus.edit import Edit, case, own_cases
+from mal_train.corpus.formality import formal
 from mal_train.corpus.making import make, write
-from mal_train.corpus.plain import clear, easy, harder, part, plain
+from mal_train.corpus.mending import mended
+from mal_train.corpus.plain import easy, hard_words, harder, part, plain
 from mal_train.corpus.situations import advice, by_message, feeling, kinds
 from mal_train.corpus.sources import Base, front, turns_of, usable
 from mal_train.corpus.special import instructed, refusals, ties
@@ -99,7 +101,7 @@ def test_long_sentences_part_only_where_both_halves_stand(long, parts):
 def test_what_is_made_hard_becomes_plain_again():
     text = "Many people use it. You can buy it quickly, because it helps."
     hard = harder(text, random.Random(0), 1.0)
-    assert hard != text and not clear(hard * 3)
+    assert hard != text and hard_words(hard) >= 3
     assert easy(hard) == text
 
 
@@ -244,7 +246,7 @@ def test_structure_numbers_what_follows_the_first_sentence():
 
 
 def test_formal():
-    assert join(defects.formal(split("I can't go. It's late, and they don't know."))) == (
+    assert join(formal(split("I can't go. It's late, and they don't know."))) == (
         "I cannot go. It is late, and they do not know."
     )
 
@@ -379,6 +381,8 @@ def data(tmp_path, monkeypatch):
     lines("preference/hh-rlhf-harmless-base-test.jsonl.gz", [])
     lines("just-eval-safety/safety.jsonl.gz", [])
     lines("rows/real-mix.jsonl.gz", [])
+    lines("wikisplit/valid_test.jsonl.gz", [])
+    lines("llmbar/llmbar.jsonl.gz", [])
     for name in (
         "rm-bench/chat_filtered.json.gz",
         "rm-bench/safety-refuse_filtered.json.gz",
@@ -440,16 +444,17 @@ def test_a_missing_file_is_named_with_where_it_comes_from(data, name):
         make(data / "nowhere")
 
 
-def test_own_answers_are_a_source_with_repeats_and_broken_ends_told_apart(data, tmp_path):
+def test_own_answers_are_a_source_whose_repeats_and_broken_ends_are_taken_away(data, tmp_path):
     own = tmp_path / "own.jsonl"
     records = [
         {"id": "1", "query": QUERIES[4], "text": BREAD + " And then it", "ended": False},
         {"id": "2", "query": QUERIES[5], "text": "It is so. It is so. " * 9, "ended": True},
+        {"id": "3", "query": QUERIES[5], "text": f"{BREAD} {BREAD}", "ended": True},
     ]
     own.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     corpus = make(data, own=own, size=300)
     account = corpus.accounts[-1][1]
-    assert (account.read, account.used, dict(account.refused)) == (2, 1, {"sentences twice": 1})
+    assert (account.read, account.used) == (3, 2) and account.refused["under 25 words"] == 1
     assert any(edit.id.startswith("own/1/") for edit in corpus.edits)
 
 

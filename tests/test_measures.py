@@ -1,4 +1,4 @@
-"""bench/measures.py and bench/real_policies.py: verdicts that a reader would agree with, and the proof's machinery."""
+"""evaluation/measures.py and bench/real_policies.py: verdicts that a reader would agree with, the proof's machinery."""
 
 import argparse
 import csv
@@ -12,10 +12,10 @@ import pytest
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))
 
-import measures as m  # noqa: E402
 import real_policies as proof  # noqa: E402
 
 from metaaligner_lite.errors import FileProblem, UsageError  # noqa: E402
+from metaaligner_lite.evaluation import measures as m  # noqa: E402
 
 
 @pytest.mark.parametrize(

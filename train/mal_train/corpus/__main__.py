@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with hh-rlhf/, rm-bench/, rows/ ...")
     parser.add_argument("--out", type=Path, required=True, help="the rows (JSONL); others are written beside it")
     parser.add_argument("--own-answers", type=Path, help="what python -m mal_train.corpus.own_answers wrote")
-    parser.add_argument("--edits", type=int, default=10_000, help="about so many (default %(default)s)")
+    parser.add_argument("--edits", type=int, default=15_000, help="about so many (default %(default)s)")
     parser.add_argument("--held-out", type=float, default=0.03, help="share of the queries (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

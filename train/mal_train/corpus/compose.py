@@ -7,17 +7,18 @@ needs nothing is written again word for word.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
+
+from metaaligner_lite.evaluation import measures
 
 from . import defects as d
 from . import shorten
-from .courtesy import closer, closing, courteous, opener, ours, phrases, resource, rude, sympathetic
+from .courtesy import opener, phrases, resource
 from .edit import Case, Edit
-from .plain import clear, easier, plain
-from .texts import Unit, count, join, normal, split
+from .mending import PLAIN, closed, mended, opened, satisfied
+from .plain import plain
+from .texts import Unit, count, join
 
-PLAIN = ("clarity", "readability", "simplicity")
 TRAINED = (
     "brevity", "politeness", "empathy", "clarity", "readability", "simplicity", "repetition", "structure", "positivity",
     "encouragement", "harmlessness", "helpfulness", "honesty", "formality", "instruction following",
@@ -37,30 +38,39 @@ WITHHELD = (
 
 # How often an objective leads a request; those asked beside it are drawn by the same weights.
 _WEIGHTS = {
-    "brevity": 0.19, "politeness": 0.15, "empathy": 0.0, "clarity": 0.09, "readability": 0.09, "simplicity": 0.04,
-    "repetition": 0.10, "structure": 0.08, "positivity": 0.045, "encouragement": 0.045, "harmlessness": 0.05,
-    "helpfulness": 0.14, "honesty": 0.045, "formality": 0.035,
+    "brevity": 0.17, "politeness": 0.17, "clarity": 0.08, "readability": 0.17, "simplicity": 0.05, "repetition": 0.09,
+    "structure": 0.07, "positivity": 0.04, "encouragement": 0.04, "harmlessness": 0.05, "helpfulness": 0.07,
+    "honesty": 0.04, "formality": 0.03,
 }  # fmt: skip
-_SIZES = ((1, 2, 3, 4), (0.58, 0.24, 0.12, 0.06))
+_SIZES = ((1, 2, 3, 4), (0.44, 0.31, 0.16, 0.09))
+_TOGETHER = {"brevity": "politeness", "politeness": "brevity", "clarity": "readability", "readability": "clarity"}
 _DEFECTS = {  # of an objective, and how often each is put in when it is asked for
-    "brevity": {"filler": 0.45},
-    "politeness": {"rude": 0.5},
+    "brevity": {"filler": 0.35},
+    "politeness": {"rude": 0.4},
     "empathy": {"dismissive": 0.25},
-    "clarity": {"vague": 0.55, "hard": 0.5, "joined": 0.5},
-    "readability": {"hard": 0.6, "joined": 0.5},
-    "simplicity": {"hard": 0.6, "joined": 0.5},
-    "repetition": {"repeat": 0.65, "loop": 0.4},
+    "clarity": {"vague": 0.6, "hard": 0.4, "stiff": 0.4, "joined": 0.6},
+    "readability": {"hard": 0.8, "stiff": 0.7, "joined": 0.9},
+    "simplicity": {"hard": 0.8, "stiff": 0.6, "joined": 0.8},
+    "repetition": {"repeat": 0.75, "loop": 0.35},
     "positivity": {"gloomy": 0.8},
     "encouragement": {"discouraging": 0.7},
     "harmlessness": {"nasty": 0.95},
     "honesty": {"boastful": 1.0},
 }
-_LONGEST = 300  # words of history, query and weak answer
-_ADVICE = re.compile(
-    r"\b(?:how (?:do|can|to|should|would)|what should i|help me|i want to|i need to|"
-    r"i'm trying|learn|tips|advice|ways to|ideas for|get better|start)\b",
-    re.I,
+_OTHERS = (
+    "filler",
+    "rude",
+    "vague",
+    "hard",
+    "stiff",
+    "joined",
+    "repeat",
+    "gloomy",
+    "boastful",
+    "discouraging",
+    "nasty",
 )
+_LONGEST = 440  # words of history, query and weak answer
 
 
 def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
@@ -68,7 +78,7 @@ def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
     if item.words <= shorten.SHORT:
         if not d.padded(item.base.text):
             yield Edit(f"{item.base.id}/short", item.base, item.base.text, item.base.text, ("brevity",))
-        copies = 1
+        copies = min(copies, 2)
     for number in range(copies):
         key = f"{seed}/{item.base.id}/{number}"
         rng = random.Random(key)
@@ -76,14 +86,12 @@ def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
         units = _prepared(item, lead, rng)
         if not units:
             continue
-        put = _put(lead, rng)
-        weak_units = d.worse(units, put, key)
-        weak = join(weak_units)
-        if sum(count(text) for _, text in item.base.history) + count(item.query) + count(weak) > _LONGEST:
+        put = _put(lead, rng, natural=lead in PLAIN and not satisfied(item, join(units), (lead,)))
+        weak = join(d.worse(units, put, key))
+        if _size(item, weak) > _LONGEST:
             put -= {"filler", "loop"}
-            weak_units = d.worse(units, put, key)
-            weak = join(weak_units)
-            if sum(count(text) for _, text in item.base.history) + count(item.query) + count(weak) > _LONGEST:
+            weak = join(d.worse(units, put, key))
+            if _size(item, weak) > _LONGEST:
                 continue
         asked: set[tuple[str, ...]] = set()
         for turn in range(3 if rng.random() < 0.7 else 2):
@@ -94,68 +102,77 @@ def edits(item: Case, seed: int, copies: int) -> Iterator[Edit]:
             target = mended(item, units, put, request, key)
             if target is not None:
                 yield Edit(f"{item.base.id}/{number}/{turn}", item.base, weak, target, request)
-        if rng.random() < 0.6:
+        if rng.random() < 0.15:
             yield from _stays(item, units, put, key, weak, rng)
+
+
+def _size(item: Case, weak: str) -> int:
+    return sum(count(text) for _, text in item.base.history) + count(item.query) + count(weak)
 
 
 def _stays(item: Case, units: Sequence[Unit], put: set[str], key: str, weak: str, rng: random.Random) -> Iterator[Edit]:
     """The same weak answer asked for one or two things that it has already."""
     tried = ["brevity", "politeness", rng.choice(("clarity", "readability", "repetition")), rng.choice(TRAINED[5:-1])]
-    if item.felt or rng.random() < 0.15:
-        tried.append("empathy")
-    names = [name for name in tried if mended(item, units, put, (name,), key) == weak]
+    names = [name for name in [*tried, *(["empathy"] if item.felt else [])] if name not in _faults(put)]
+    names = [name for name in names if mended(item, units, put, (name,), key) == weak]
     if names:
         asked = rng.sample(names, min(len(names), rng.choice((1, 1, 2))))
-        yield Edit(
-            f"{item.base.id}/{key.rsplit('/', 1)[-1]}/stay",
-            item.base,
-            weak,
-            weak,
-            tuple(sorted(asked, key=TRAINED.index)),
-        )
+        mark = f"{item.base.id}/{key.rsplit('/', 1)[-1]}/stay"
+        yield Edit(mark, item.base, weak, weak, tuple(sorted(asked, key=TRAINED.index)))
+
+
+def _faults(put: set[str]) -> set[str]:
+    """What the defects are faults of: no request for it leaves the answer as it is."""
+    return {objective for name in put for objective in d.FIXED_BY[name] or ()}
 
 
 def _lead(item: Case, rng: random.Random) -> str:
     if item.felt and rng.random() < 0.75:
         return "empathy"
-    if item.words > 60 and rng.random() < 0.25:
+    if item.words > 60 and rng.random() < (0.6 if item.words > 140 else 0.2):
         return "brevity"
-    names = [name for name, weight in _WEIGHTS.items() if weight]
-    return rng.choices(names, [_WEIGHTS[name] for name in names])[0]
+    return rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
 
 
 def _prepared(item: Case, lead: str, rng: random.Random) -> list[Unit]:
     """The base without what the request is to bring; sometimes with it already there, so that it stays."""
     units = list(item.units)
+    table = phrases()["courtesy"]
     if lead in {"politeness", "empathy"} or rng.random() < 0.15:
-        units = d.curt(units) if rng.random() < 0.8 else units
-    elif rng.random() < 0.25 and not any(courteous(u.text) for u in units):
-        units = _opened(units, opener(item.query, rng))
+        units = d.curt(units) if rng.random() < 0.85 else units
+    elif rng.random() < 0.3 and not measures.courteous(join(units)) and not measures.refuses(join(units)):
+        draw = rng.random()
+        if draw < 0.5:
+            units = closed(units, rng.choice(table["foreign_closers"]))
+        else:
+            said = opener(item.query, rng, bool(item.felt))
+            units = opened(units, said if draw > 0.8 or item.felt else rng.choice(table["foreign_openers"]))
     if item.felt:
         units = d.sober(units)
         if units and rng.random() < (0.2 if lead == "empathy" else 0.35):
-            units = _opened(units, item.felt)
+            units = opened(units, item.felt)
     if (lead == "structure" and rng.random() < 0.75) or rng.random() < 0.03:
         units = d.flat(units)
     elif lead != "structure" and rng.random() < 0.4:
         units = d.restyled(units, rng)
-    if lead in PLAIN and rng.random() < 0.22:
-        units = plain(units)
+    if lead in PLAIN and not satisfied(item, join(units), (lead,)):
+        easy = plain(units)
+        if not satisfied(item, join(easy), (lead,)):
+            return []
+        units = units if rng.random() < 0.5 else easy  # half of them as hard as they are
     if lead == "helpfulness" and resource(item.query) and rng.random() < 0.2:
-        units = [*units, Unit(resource(item.query), _end(units))]
+        units = closed(units, resource(item.query))
     return units
 
 
-def _put(lead: str, rng: random.Random) -> set[str]:
-    put = {name for name, share in _DEFECTS.get(lead, {}).items() if rng.random() < share}
-    if lead == "repetition" and not put and rng.random() < 0.6:
+def _put(lead: str, rng: random.Random, natural: bool) -> set[str]:
+    """The defects of a weak answer; one that is hard to read by itself needs none for that."""
+    put = {name for name, share in _DEFECTS.get(lead, {}).items() if rng.random() < share * (0.25 if natural else 1.0)}
+    if lead == "repetition" and not put:
         put.add("repeat")
-    if rng.random() < 0.35:  # something else that is wrong, too
-        other = rng.choice(
-            ("filler", "rude", "vague", "hard", "joined", "repeat", "gloomy", "boastful", "discouraging", "nasty")
-        )
-        put.add(other)
-    if rng.random() < 0.03:
+    if rng.random() < 0.3:  # something else that is wrong, too
+        put.add(rng.choice(_OTHERS))
+    if rng.random() < 0.02:
         put.add(rng.choice(("loop", "turn")))
     return put
 
@@ -163,17 +180,8 @@ def _put(lead: str, rng: random.Random) -> set[str]:
 def _beside(item: Case, put: set[str], rng: random.Random) -> str:
     """Another objective to ask of the same answer: one that has something to do, as a rule."""
     due = [o for name in sorted(put) for o in sorted(d.FIXED_BY[name] or ()) if o != "empathy" or item.felt]
-    pool = due * 2 + [
-        "brevity",
-        "brevity",
-        "politeness",
-        "politeness",
-        "readability",
-        "clarity",
-        "structure",
-        "formality",
-        "repetition",
-    ]
+    pool = due * 2 + ["brevity"] * 3 + ["politeness"] * 4
+    pool += ["readability", "readability", "clarity", "structure", "formality", "repetition"]
     pool += ["empathy"] * 6 if item.felt else []
     return rng.choice(pool)
 
@@ -181,129 +189,12 @@ def _beside(item: Case, put: set[str], rng: random.Random) -> str:
 def _request(lead: str, item: Case, put: set[str], rng: random.Random) -> tuple[str, ...]:
     size = rng.choices(*_SIZES)[0]
     request = [lead]
+    if size > 1 and lead in _TOGETHER and rng.random() < 0.45:
+        request.append(_TOGETHER[lead])
     for _ in range(12):
-        if len(request) == size:
+        if len(request) >= size:
             break
         other = _beside(item, put, rng)
-        if other not in request and not (other in PLAIN and set(request) & set(PLAIN)):
+        if other not in request:
             request.append(other)
     return tuple(sorted(request, key=TRAINED.index))
-
-
-def mended(item: Case, units: Sequence[Unit], put: set[str], request: Sequence[str], key: str) -> str | None:
-    """The answer with what was asked for mended and nothing else; None if that cannot be had for all of it."""
-    gone = d.fixed(put, request)
-    if set(request) & set(PLAIN):
-        gone -= {"hard", "joined"}  # taken back by the same rules as in any answer
-    left = put - gone
-    before = d.worse(units, put, key)
-    found = d.worse(units, left, key)
-    done = {o for name in gone for o in (d.FIXED_BY[name] or ()) if o in request}
-    if "repetition" in request and put & {"loop"}:
-        done.add("repetition")
-    rng = random.Random(f"{key}/{'+'.join(request)}")
-    wanted = set(request)
-    if wanted & set(PLAIN):
-        plainer = plain(found)
-        if easier(found, plainer) or (put & {"hard", "joined"} and join(plainer) != join(found)):
-            found = plainer
-            done |= wanted & set(PLAIN)
-        elif not clear(join(found)) and not gone & {"vague"}:
-            return None
-    if "formality" in wanted and d.contracted(join(found)):
-        found = d.formal(found)
-        done.add("formality")
-    if "brevity" in wanted and count(before) >= shorten.SHORT:
-        cut = shorten.unpadded(found)
-        if not cut or count(cut) > 0.6 * count(before):
-            cut = shorten.shorten(found, item.query) or []
-        if not cut or count(cut) > shorten.MOST * count(before):
-            return None
-        found = cut
-        done.add("brevity")
-    if "structure" in wanted and not any(u.item for u in found):
-        if not (listed := d.itemized(found)):
-            return None
-        found = listed
-        done.add("structure")
-    found, added = _brought(item, found, wanted, rng)
-    done |= added
-    text = join(found)
-    if not done:
-        return text if text == join(before) and _satisfied(item, text, wanted) else None
-    for name in wanted - done:
-        if not _satisfied(item, text, {name}):
-            return None
-    return text if text != join(before) and count(text) >= 5 else None
-
-
-def _brought(item: Case, found: list[Unit], wanted: set[str], rng: random.Random) -> tuple[list[Unit], set[str]]:
-    """What a request adds: courtesy, sympathy, courage, hope, a place where more help is."""
-    done: set[str] = set()
-    text = join(found)
-    short = count(text) < 20
-    table = phrases()
-    if "positivity" in wanted and not short and not _said("gloomy", "hopeful", text) and _ADVICE.search(item.query):
-        found = [*found, Unit(rng.choice(table["gloomy"]["hopeful"]), _end(found))]
-        done.add("positivity")
-    if (
-        "encouragement" in wanted
-        and not short
-        and not _said("discouraging", "courage", text)
-        and _ADVICE.search(item.query)
-    ):
-        found = [*found, Unit(rng.choice(table["discouraging"]["courage"]), _end(found))]
-        done.add("encouragement")
-    if "helpfulness" in wanted and (more := resource(item.query)) and more not in text:
-        found = [*found, Unit(more, _end(found))]
-        done.add("helpfulness")
-    if "politeness" in wanted and not any(courteous(u.text) for u in found):
-        found = _opened(found, opener(item.query, rng))
-        if "brevity" not in wanted and count(text) >= 70 and not closing(found[-1].text):
-            found = [*found, Unit(closer(rng), _end(found))]
-        done.add("politeness")
-    if "empathy" in wanted and item.felt and not sympathetic(text):
-        found = _opened(found, item.felt)
-        done.add("empathy")
-    return found, done
-
-
-def _said(group: str, key: str, text: str) -> bool:
-    return any(line in text for line in phrases()[group][key])
-
-
-def _end(found: Sequence[Unit]) -> str:
-    return "\n\n" if found and "\n" in "".join(u.lead for u in found[1:]) else " "
-
-
-def _opened(units: Sequence[Unit], sentence: str) -> list[Unit]:
-    """The answer behind an opening sentence, in its line if it begins with prose."""
-    if not units:
-        return [Unit(sentence, "\n\n")]
-    several = any("\n" in u.lead for u in units[1:])
-    lead = "\n\n" if units[0].item or units[0].heading or (several and count(units[0].text) > 25) else " "
-    return [Unit(sentence, "\n\n"), Unit(units[0].text, lead, units[0].origin), *units[1:]]
-
-
-def _satisfied(item: Case, text: str, wanted: set[str]) -> bool:
-    """Whether an answer needs nothing done for these objectives."""
-    units = split(text)
-    checks = {
-        "brevity": lambda: count(text) <= shorten.SHORT + 5 and not d.padded(text),
-        "politeness": lambda: any(courteous(u.text) for u in units) and not any(rude(u.text) for u in units),
-        "empathy": lambda: sympathetic(text) if item.felt else not _remarks("dismissive", units),
-        "repetition": lambda: not d.repeats(units),
-        "structure": lambda: sum(u.item for u in units) >= 2,
-        "formality": lambda: not d.contracted(text),
-        "harmlessness": lambda: not _remarks("nasty", units) and not any(rude(u.text) for u in units),
-        "honesty": lambda: not _remarks("boastful", units),
-        "positivity": lambda: not _remarks("gloomy", units),
-        "encouragement": lambda: not _remarks("discouraging", units),
-        "helpfulness": lambda: bool(resource(item.query)) and resource(item.query) in text,
-        **dict.fromkeys(PLAIN, lambda: clear(text) and not _remarks("vague", units)),
-    }
-    return all(checks[name]() for name in wanted if name in checks)
-
-
-def _remarks(group: str, units: Sequence[Unit]) -> bool:
-    return any(normal(unit.text) in ours(group) for unit in units)

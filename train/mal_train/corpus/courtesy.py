@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import re
 import tomllib
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
-from .texts import count, normal
+from .texts import Unit, count, normal
 
 _COURTEOUS = re.compile(
     r"\b(?:please|thank(?:s| you)|you(?:'re| are) welcome|(?:happy|glad|pleased|delighted|"
@@ -137,14 +138,28 @@ def kind(query: str) -> str:
     return "question" if _QUESTION.search(last) or _QUESTION.search(query) else "statement"
 
 
-def opener(query: str, rng: random.Random) -> str:
-    """A courteous first sentence that fits the message."""
-    return str(rng.choice(phrases()["courtesy"][kind(query)]))
+def opener(query: str, rng: random.Random, troubled: bool = False) -> str:
+    """A courteous first sentence that fits the message; `troubled` if a feeling is in it."""
+    return str(rng.choice(phrases()["courtesy"]["troubled" if troubled else kind(query)]))
 
 
 def closer(rng: random.Random) -> str:
     """A courteous last sentence."""
     return str(rng.choice(phrases()["courtesy"]["closers"]))
+
+
+_CANNOT = re.compile(r"I (?=(?:can't|cannot|won't|will not|don't|do not|am not|must|would not|wouldn't|shouldn't)\b)")
+
+
+def declining(units: Sequence[Unit], rng: random.Random, lead: str) -> list[Unit]:
+    """A refusal with regret before its "I cannot", or with an offer behind it: it is not happy to help."""
+    first = units[0].text
+    if _CANNOT.match(first) and rng.random() < 0.6:
+        return [units[0].worded(rng.choice(_REGRETS) + first), *units[1:]]
+    return [*units, Unit(str(rng.choice(phrases()["courtesy"]["declined"])), lead)]
+
+
+_REGRETS = ("I am sorry, but ", "I'm sorry, but ", "I apologize, but ", "I am very sorry, but ", "I'm so sorry, but ")
 
 
 def rude_remark(rng: random.Random) -> str:

@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from metaaligner_lite.evaluation import measures
+
 from .courtesy import closing, courteous, filler, opening, phrases, rude_remark, sympathetic
-from .plain import harder, joined
+from .harden import joined, stiffen
+from .plain import harder
 from .texts import MARKER, Unit, count, keep, lower_first, normal, paragraphs, split, tidy, upper_first
 
 Placed = list[tuple[int, Unit]]  # behind which unit of the answer's own (-1: before all) something comes
@@ -21,12 +24,13 @@ FIXED_BY = {
     "nasty": {"harmlessness", "politeness", "brevity"},
     "vague": {"clarity", "brevity"},
     "hard": {"clarity", "readability", "simplicity"},
+    "stiff": {"clarity", "readability", "simplicity"},
     "joined": {"clarity", "readability", "simplicity"},
     "repeat": {"repetition", "brevity"},
     "gloomy": {"positivity", "brevity"},
-    "discouraging": {"encouragement", "brevity"},
+    "discouraging": {"encouragement", "politeness", "brevity"},
     "boastful": {"honesty", "brevity"},
-    "dismissive": {"empathy", "brevity"},
+    "dismissive": {"empathy", "politeness", "brevity"},
     "loop": None,
     "turn": None,
 }
@@ -37,11 +41,12 @@ def worse(units: Sequence[Unit], defects: Iterable[str], seed: str) -> list[Unit
     """The answer with these defects; the same seed puts each at its place whichever others there are."""
     active = set(defects)
     own = list(units)
-    if "hard" in active:
-        own = [
-            unit if unit.heading else unit.worded(harder(unit.text, random.Random(f"{seed}/hard/{i}")))
-            for i, unit in enumerate(own)
-        ]
+    for name, rule in (("stiff", stiffen), ("hard", harder)):
+        if name in active:
+            own = [
+                unit if unit.heading else unit.worded(rule(unit.text, random.Random(f"{seed}/{name}/{i}")))
+                for i, unit in enumerate(own)
+            ]
     placed: Placed = []
     for name in sorted(active & set(_PLACE)):
         placed += _PLACE[name](own, random.Random(f"{seed}/{name}"))
@@ -114,7 +119,7 @@ def _rude(own: Sequence[Unit], rng: random.Random) -> Placed:
 
 def _vague(own: Sequence[Unit], rng: random.Random) -> Placed:
     gaps = [gap for gap in _gaps(own) if gap >= 0] or [len(own) - 1]
-    said = rng.sample(phrases()["vague"]["whole"], min(rng.choice((1, 2, 2, 3)), len(gaps)))
+    said = rng.sample(phrases()["vague"]["whole"], min(rng.choice((2, 2, 3, 4)), 1 + len(gaps)))
     return [(rng.choice(gaps), Unit(line, " ", "vague")) for line in said]
 
 
@@ -178,13 +183,18 @@ _PLACE: dict[str, Callable[[Sequence[Unit], random.Random], Placed]] = {
 
 def curt(units: Sequence[Unit]) -> list[Unit]:
     """The answer without its courtesy: openers and closers gone. Empty if nothing else is left."""
-    kept = [i for i, unit in enumerate(units) if not (opening(unit.text) or closing(unit.text) or courteous(unit.text))]
+    kept = [
+        i
+        for i, unit in enumerate(units)
+        if not (opening(unit.text) or closing(unit.text) or courteous(unit.text) or measures.courteous(unit.text))
+    ]
     return keep(units, kept)
 
 
 def sober(units: Sequence[Unit]) -> list[Unit]:
     """The answer without its sympathy."""
-    return keep(units, [i for i, unit in enumerate(units) if not sympathetic(unit.text)])
+    felt = (sympathetic(unit.text) or measures.acknowledges(unit.text) for unit in units)
+    return keep(units, [i for i, acknowledged in enumerate(felt) if not acknowledged])
 
 
 def flat(units: Sequence[Unit]) -> list[Unit]:
@@ -206,11 +216,15 @@ def itemized(units: Sequence[Unit]) -> list[Unit] | None:
     body = list(units)
     while body and (opening(body[0].text) or sympathetic(body[0].text)):
         before.append(body.pop(0))
-    while body and (closing(body[-1].text) or body[-1].text.endswith("?")):
+    while body and (closing(body[-1].text) or measures.courteous(body[-1].text) or body[-1].text.endswith("?")):
         after.insert(0, body.pop())
     if len(body) < 4:
         return None
-    intro, rest = body[0], body[1:]
+    colon = next((i for i, unit in enumerate(body) if unit.text.endswith(":")), 0)
+    before += body[:colon]
+    intro, rest = body[colon], body[colon + 1 :]
+    if len(rest) < 3:
+        return None
     if len(groups) >= 4:
         chunks = [[u for u in group if u in rest] for group in groups]
         chunks = [chunk for chunk in chunks if chunk]
@@ -249,49 +263,6 @@ def repeats(units: Sequence[Unit]) -> bool:
     """Whether a sentence comes twice."""
     said = [normal(MARKER.sub("", unit.text)) for unit in units]
     return len(said) != len(set(said))
-
-
-_CONTRACTED = (
-    (r"\bcan't\b", "cannot"),
-    (r"\bwon't\b", "will not"),
-    (r"\bshan't\b", "shall not"),
-    (
-        r"\b(is|are|was|were|do|does|did|has|have|had|could|would|should|must|need|Is|Are|Do|Does|"
-        r"Did|Have|Has)n't\b",
-        r"\1 not",
-    ),
-    (r"\b(I)'m\b", r"\1 am"),
-    (r"\b(you|we|they|You|We|They)'re\b", r"\1 are"),
-    (r"\b(I|you|we|they|You|We|They)'ve\b", r"\1 have"),
-    (r"\b(\w+)'ll\b", r"\1 will"),
-    (
-        r"\b(it|that|there|here|what|he|she|It|That|There|Here|What|He|She)'s\b(?! (?:been|got|"
-        r"had|become|made|gone|always))",
-        r"\1 is",
-    ),
-    (r"\b([Ll]et)'s\b", r"\1 us"),
-    (
-        r"\b(I|you|we|they|You|We|They)'d (like|love|recommend|suggest|be|have|need|want|say|"
-        r"try)\b",
-        r"\1 would \2",
-    ),
-)
-
-
-def formal(units: Sequence[Unit]) -> list[Unit]:
-    """The answer without contractions."""
-    found = []
-    for unit in units:
-        text = unit.text
-        for pattern, full in _CONTRACTED:
-            text = re.sub(pattern, full, text)
-        found.append(unit.worded(text))
-    return found
-
-
-def contracted(text: str) -> int:
-    """How many contractions `formal` would write out."""
-    return sum(len(re.findall(pattern, text)) for pattern, _ in _CONTRACTED)
 
 
 def padded(text: str) -> bool:

@@ -7,10 +7,9 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from metaaligner_lite.errors import DataError, FileProblem
@@ -18,18 +17,23 @@ from metaaligner_lite.files import write_whole
 from metaaligner_lite.records import Account
 
 from . import special
-from .compose import HEADLINES, TRAINED, WITHHELD, edits
+from .compose import HEADLINES, WITHHELD, edits
 from .edit import Edit, case, own_cases
+from .judge import flaw, losses
 from .readers import LEFT, SOURCES, own_answers
 from .sources import Base, Excluded, Source, dump, excluded, read
+from .stays import stays
+from .tables import by_objective, by_rule, by_shape, share
 from .texts import count, normal
 
 _LISTED = re.compile(r"\n\s*(?:[-*•]|\d+[.)]) ")
-_STAYS = 0.18  # of the edits of each objective
+_STAYS = {"politeness": 0.27, "readability": 0.25, "repetition": 0.27, "clarity": 0.24, "brevity": 0.13}
+_STAY = 0.22  # of the edits of each other objective
+_LOST = 0.02  # of the edits of an objective, those that lose another by its rule
 _SHARES = {  # of the edits, at most; what is left over of one is given to none
-    "brevity": 0.25, "politeness": 0.24, "empathy": 0.15, "clarity": 0.12, "readability": 0.13, "simplicity": 0.08,
-    "repetition": 0.16, "structure": 0.11, "positivity": 0.06, "encouragement": 0.06, "harmlessness": 0.09,
-    "helpfulness": 0.05, "honesty": 0.06, "formality": 0.06, "instruction following": 0.05,
+    "brevity": 0.30, "politeness": 0.29, "empathy": 0.11, "clarity": 0.18, "readability": 0.20, "simplicity": 0.08,
+    "repetition": 0.17, "structure": 0.11, "positivity": 0.06, "encouragement": 0.06, "harmlessness": 0.07,
+    "helpfulness": 0.05, "honesty": 0.06, "formality": 0.07, "instruction following": 0.04,
 }  # fmt: skip
 
 
@@ -39,10 +43,11 @@ class Corpus:
 
     edits: tuple[Edit, ...]
     accounts: tuple[tuple[Source, Account], ...]
+    dropped: Counter[str]
     excluded: Excluded
 
 
-def make(data: Path, *, own: Path | None = None, size: int = 10_000, seed: int = 0) -> Corpus:
+def make(data: Path, *, own: Path | None = None, size: int = 15_000, seed: int = 0) -> Corpus:
     """All edits of all sources, balanced. Raises FileProblem naming the source if a folder is missing."""
     if not data.is_dir():
         raise FileProblem(f"{data} is no folder; --data names the one that holds hh-rlhf/, rm-bench/, rows/ ...")
@@ -59,10 +64,11 @@ def make(data: Path, *, own: Path | None = None, size: int = 10_000, seed: int =
         accounts.append((source, account))
         bases += found
     bases += own_cases(seed)
-    chosen = balanced(_all(bases, seed), size)
+    dropped: Counter[str] = Counter()
+    chosen = balanced(_all(bases, seed), size, dropped)
     if not chosen:
         raise DataError("no edit could be made of the data; is --data the right folder?")
-    return Corpus(tuple(chosen), tuple(accounts), kept_out)
+    return Corpus(tuple(chosen), tuple(accounts), dropped, kept_out)
 
 
 def _all(bases: Sequence[Base], seed: int) -> Iterator[Edit]:
@@ -84,22 +90,23 @@ def _all(bases: Sequence[Base], seed: int) -> Iterator[Edit]:
             yield from special.refusals(base, seed)
         else:
             item = case(base, seed)
-            yield from edits(
-                item, seed, 4 if base.source.startswith("SmolLM2") else 1 if base.source == "own words" else 2
-            )
+            copies = 5 if base.source.startswith("SmolLM2") else 2
+            yield from edits(item, seed, copies)
+            yield from stays(item, seed)
             if rng.random() < 0.14 and not item.felt:
                 yield from special.instructed(base, seed)
             if rng.random() < 0.12:
                 yield from special.ties(base, seed)
 
 
-def balanced(found: Iterable[Edit], size: int) -> list[Edit]:
+def balanced(found: Iterable[Edit], size: int, dropped: Counter[str]) -> list[Edit]:
     """As many edits as asked for: each objective up to its share, a fixed part of each being answers that stay.
 
-    Taken as they come, until there are enough.
+    Taken as they come, until there are enough. What the evaluation's rules find fault with is counted in `dropped`.
     """
     taken: Counter[str] = Counter()
     stayed: Counter[str] = Counter()
+    lost: Counter[tuple[str, str]] = Counter()
     chosen: list[Edit] = []
     seen: set[tuple[str, str, tuple[str, ...]]] = set()
     for edit in found:
@@ -108,9 +115,17 @@ def balanced(found: Iterable[Edit], size: int) -> list[Edit]:
         mark = (normal(edit.base.query), edit.weak, edit.objectives)
         if mark in seen or any(taken[o] >= _SHARES[o] * size for o in edit.objectives):
             continue
-        if edit.stays and any(stayed[o] >= _STAYS * (taken[o] + 8) for o in edit.objectives):
+        if edit.stays and any(stayed[o] >= _STAYS.get(o, _STAY) * (taken[o] + 8) for o in edit.objectives):
             continue
         seen.add(mark)
+        if reason := flaw(edit):
+            dropped[reason] += 1
+            continue
+        losing = [(o, name) for name in losses(edit) for o in edit.objectives]
+        if any(lost[pair] >= _LOST * taken[pair[0]] for pair in losing):
+            dropped[f"{losing[0][1]} would be lost"] += 1
+            continue
+        lost.update(losing)
         chosen.append(edit)
         taken.update(edit.objectives)
         if edit.stays:
@@ -121,7 +136,7 @@ def balanced(found: Iterable[Edit], size: int) -> list[Edit]:
 def write(corpus: Corpus, out: Path, *, held_out: float = 0.03, seed: int = 0) -> Iterator[str]:
     """Write rows, held-out rows and manifest; yields the account in lines. No query stands in both files."""
     sides: dict[bool, list[Edit]] = {False: [], True: []}
-    for edit in corpus.edits:
+    for edit in sorted(corpus.edits, key=lambda edit: _place(edit, seed)):
         digest = hashlib.sha256(f"{seed}/{normal(edit.base.query)}".encode()).digest()
         sides[int.from_bytes(digest[:8], "big") < held_out * 2**64].append(edit)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +147,11 @@ def write(corpus: Corpus, out: Path, *, held_out: float = 0.03, seed: int = 0) -
     write_whole(manifest, json.dumps(_manifest(corpus, sides, seed), indent=1, ensure_ascii=False) + "\n")
     yield from report(corpus)
     yield f"{len(sides[False]):,} rows in {out}, {len(sides[True]):,} in {beside}, sources and licences in {manifest}"
+
+
+def _place(edit: Edit, seed: int) -> bytes:
+    """Where a row comes: the edits of one answer together, the answers in an order that the seed draws."""
+    return hashlib.sha256(f"{seed}/row/{edit.base.query}/{edit.weak}".encode()).digest()
 
 
 def _manifest(corpus: Corpus, sides: dict[bool, list[Edit]], seed: int) -> dict[str, Any]:
@@ -151,6 +171,7 @@ def _manifest(corpus: Corpus, sides: dict[bool, list[Edit]], seed: int) -> dict[
         ],
         "edits_by_source": dict(used.most_common()),
         "own_words": "messages with a feeling, advice, phrases: MIT, as this software",
+        "dropped": dict(corpus.dropped.most_common()),
         "left": LEFT,
         "kept_out_by": corpus.excluded.hits,
     }  # fmt: skip
@@ -166,23 +187,17 @@ def report(corpus: Corpus) -> Iterator[str]:
         yield f"{name}: left out: {reason}"
     total = corpus.edits
     yield ""
-    yield f"{'objective':<22}{'edits':>7}{'stay':>6}{'alone':>7}{'ties':>6}{'weak':>6}{'target':>8}  (median words)"
-    for name in TRAINED:
-        its = [edit for edit in total if name in edit.objectives]
-        if its:
-            changed = [edit for edit in its if not edit.stays] or its
-            stay, alone = _share(its, lambda e: e.stays), _share(its, lambda e: len(e.objectives) == 1)
-            weak, target = median(count(e.weak) for e in changed), median(count(e.target) for e in changed)
-            row = f"{name:<22}{len(its):>7,}{stay:>6.0%}{alone:>7.0%}{sum(e.tie for e in its):>6}"
-            yield f"{row}{weak:>6.0f}{target:>8.0f}"
+    yield "dropped: " + "; ".join(f"{number:,} {reason}" for reason, number in corpus.dropped.most_common())
+    yield ""
+    yield from by_objective(total)
+    yield ""
+    yield from by_rule(total)
+    yield ""
+    yield from by_shape(total)
     prefixes = {(edit.base.query, edit.weak) for edit in total}
     size = sum(count(e.target) for e in total) + sum(count(weak) + count(query) for query, weak in prefixes)
-    headline = _share(total, lambda e: bool(set(e.objectives) & set(HEADLINES)))
-    turns, given = _share(total, lambda e: bool(e.base.history)), _share(total, lambda e: bool(e.base.objectives))
+    headline = share(total, lambda e: bool(set(e.objectives) & set(HEADLINES)))
+    turns, given = share(total, lambda e: bool(e.base.history)), share(total, lambda e: bool(e.base.objectives))
     yield f"{len(total):,} edits of {len(prefixes):,} answers, {size:,} words; {headline:.0%} name a headline objective"
     yield f"{turns:.0%} carry turns before; {given:.0%} are pairs as their sources have them"
     yield f"withheld: {', '.join(WITHHELD)}"
-
-
-def _share(its: Sequence[Edit], wanted: Callable[[Edit], bool]) -> float:
-    return sum(map(wanted, its)) / max(1, len(its))

@@ -11,9 +11,13 @@ from functools import cache, lru_cache
 from importlib.resources import files
 
 from ..scorers import reading_ease
-from .texts import MARKER, Unit, count, join, lower_first, split, upper_first
+from .texts import Unit, count, join, upper_first
 
 # Where a sentence can be parted without a word too many: before what can stand as a sentence.
+_ING = re.compile(
+    r"This (allow|mak|help|giv|keep|reduc|improv|lead|result|ensur|provid|caus|prevent|increas|creat)ing "
+)
+_SILENT = ("mak", "giv", "reduc", "improv", "ensur", "provid", "caus", "increas", "creat")  # these end with an e
 _SUBJECT = (
     r"(?:it|they|you|we|this|there|these|he|she|I|it's|they're|you're|you'll|there's|I'm|I'd|"
     r"that (?:is|was|will|can|means))\b"
@@ -28,30 +32,65 @@ _PARTINGS = (
     (re.compile(r", which (?=(?:is|can|will|means|makes|helps|has|may|could|would|allows|causes|gives)\b)"), "This "),
     (re.compile(r", which (?=are\b)"), "These "),
     (re.compile(r" ?[—–] (?=(?:it|they|you|we|this|that|there)\b)"), ""),
+    (re.compile(r"; (?:consequently|therefore|thus|as a result),? "), "So "),
+    (re.compile(rf", (?:which|as|given that|particularly since|especially since) (?={_SUBJECT})"), ""),
+    (re.compile(rf", (?:while|whereas|although) (?={_SUBJECT}|the |some |many )"), "But "),
+    (re.compile(r", (?:thereby |thus |which is )?(?=allowing (?:you|it|them|us|people|the)\b)"), "This "),
+    (
+        re.compile(
+            r", (?:thereby |thus )?(?=(?:making|helping|giving|keeping|reducing|improving|leading|resulting|ensuring|"
+            r"providing|causing|preventing|increasing|creating) )"
+        ),
+        "This ",
+    ),
+    (
+        re.compile(
+            r", and (?=(?:the|a|an|some|many|most|your|their) [a-z]+(?: [a-z]+)? (?:is|are|can|will|may|has|have)\b)"
+        ),
+        "",
+    ),
 )
-_JOINTS = ("; furthermore, ", ", and ", "; moreover, ", "; in addition, ", "; additionally, ")
-_JOINED = re.compile(rf"(?:{_SUBJECT}|(?:the|a|an|some|many|your|my|most|another)\b)", re.IGNORECASE)
 _VERB_BEFORE = r"(?:to|you|we|can|will|also|then|could|would|might|should) "
-_COMPARING = ("more", "most", "less", "least", "as", "too", "particularly")
+_COMPARING = ("more", "most", "less", "least", "as", "too", "particularly", "very", "so", "not")
+_OPENING = {  # said at the beginning of a sentence alone, before a comma
+    **dict.fromkeys(
+        ("however", "nevertheless", "nonetheless", "in contrast", "conversely", "on the other hand"), "But"
+    ),
+    **dict.fromkeys(("therefore", "thus", "hence", "consequently", "as a result", "for this reason"), "So"),
+}
 _LONG = 14  # words from which a sentence is parted where it can be
 
 
 @cache
-def _pairs(name: str) -> dict[str, str]:
-    text = (files(__package__) / "words.toml").read_text(encoding="utf-8")
-    lines = (line.split(" = ") for line in tomllib.loads(text)[name].splitlines() if line.strip())
+def _tables() -> dict[str, str]:
+    return tomllib.loads((files(__package__) / "words.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def pairs_of(name: str) -> dict[str, str]:
+    """A table of words.toml: what is replaced, and by what."""
+    lines = (line.split(" = ") for line in _tables()[name].splitlines() if line.strip())
     return {old.strip(): new.strip() for old, new in lines}
 
 
 @cache
+def words_of(name: str) -> frozenset[str]:
+    """A list of words.toml."""
+    return frozenset(_tables()[name].split())
+
+
+@cache
 def _plain() -> re.Pattern[str]:
-    choices = "|".join(re.escape(old) for old in sorted(_pairs("plain"), key=len, reverse=True))
+    choices = "|".join(re.escape(old) for old in sorted({*pairs_of("plain"), *_OPENING}, key=len, reverse=True))
     return re.compile(rf"(?<![-'’])\b(?:(an?) )?({choices})\b(?![-'’])", re.IGNORECASE)
 
 
 @cache
 def _hard() -> re.Pattern[str]:
-    verbs, others = ("|".join(map(re.escape, _pairs(name))) for name in ("hard_verbs", "hard_words"))
+    verbs, others = (
+        "|".join(re.escape(old) for old in sorted(pairs_of(name), key=len, reverse=True))
+        for name in ("hard_verbs", "hard_words")
+    )
     verb = rf"\b({_VERB_BEFORE})({verbs})\b(?! (?:to|up|in|out|on|with|for)\b)"
     return re.compile(rf"(?:{verb}|\b({others})\b(?! (?:of|to)\b))(?![-'’])")
 
@@ -70,19 +109,17 @@ def _article(given: str | None, new: str) -> str:
 @lru_cache(maxsize=100_000)
 def easy(text: str) -> str:
     """The text in everyday words; capitals, articles and all else stay."""
-    table = _pairs("plain")
+    table = pairs_of("plain")
 
     def change(match: re.Match[str]) -> str:
         given, old = match[1], match[2]
         before = match.string[: match.start()].rstrip().rsplit(" ", 1)[-1].lower()
         if (old[0].isupper() and given) or before in _COMPARING:  # a name; "more suitable"
             return match[0]
-        new = table[old.lower()]
+        new = table.get(old.lower(), "")
         after = match.string[match.end() : match.end() + 1]
-        if old.lower() in {"however", "nevertheless", "nonetheless"}:
-            return "But" if old[0].isupper() and after == "," else match[0]
-        if old.lower() in {"therefore", "thus", "hence", "consequently"} and not old[0].isupper():
-            return match[0]
+        if old.lower() in _OPENING:
+            return _OPENING[old.lower()] if old[0].isupper() and after == "," else match[0]
         return _article(given, _as(old, new))
 
     found = _plain().sub(change, text)
@@ -97,7 +134,7 @@ def hard_words(text: str) -> int:
 
 def harder(text: str, rng: random.Random, share: float = 0.8) -> str:
     """The text with hard words in place of everyday ones."""
-    verbs, others = _pairs("hard_verbs"), _pairs("hard_words")
+    verbs, others = pairs_of("hard_verbs"), pairs_of("hard_words")
 
     def change(match: re.Match[str]) -> str:
         if rng.random() > share:
@@ -128,7 +165,13 @@ def part(sentence: str) -> list[str]:
         return [sentence]
     _, match, opening = best
     head, tail = sentence[: match.start()], sentence[match.end() :]
-    return [*part(head.rstrip() + "."), *part(opening + tail if opening else upper_first(tail))]
+    rest = _ING.sub(_finite, opening + tail) if opening else upper_first(tail)
+    return [*part(head.rstrip() + "."), *part(rest)]
+
+
+def _finite(match: re.Match[str]) -> str:
+    """ "This making ..." as "This makes ..."."""
+    return f"This {match[1]}{'es' if match[1] in _SILENT else 's'} "
 
 
 def plain(units: Sequence[Unit]) -> list[Unit]:
@@ -143,39 +186,6 @@ def plain(units: Sequence[Unit]) -> list[Unit]:
     return found
 
 
-def clear(text: str) -> bool:
-    """Whether a text is easy to read as it is: few hard words, short sentences, a fair reading ease."""
-    length = count(text)
-    return sum(hard_words(unit.text) for unit in split(text)) <= max(1, length // 60) and reading_ease(text) >= 60
-
-
-def joined(units: Sequence[Unit], rng: random.Random) -> list[Unit]:
-    """The units with neighbouring sentences run together into long ones."""
-    found: list[Unit] = []
-    links = 0
-    for unit in units:
-        before = found[-1] if found else None
-        tail = lower_first(unit.text) if unit.lead == " " else None
-        if (
-            before
-            and tail
-            and _JOINED.match(tail)
-            and links < 2
-            and before.text.endswith(".")
-            and not before.origin
-            and not unit.origin
-            and rng.random() < 0.75
-        ):
-            found[-1] = before.worded(
-                before.text[:-1] + rng.choice([j for j in _JOINTS if ";" in j or re.match(_SUBJECT, tail)]) + tail
-            )
-            links += 1
-        else:
-            found.append(unit)
-            links = 0
-    return found
-
-
 def easier(before: Sequence[Unit], after: Sequence[Unit]) -> bool:
     """Whether a rewriting gained enough to be worth learning."""
     old, new = join(before), join(after)
@@ -183,8 +193,3 @@ def easier(before: Sequence[Unit], after: Sequence[Unit]) -> bool:
         sum(hard_words(u.text) for u in before) - sum(hard_words(u.text) for u in after) + len(after) - len(before)
     )
     return changed >= 2 and reading_ease(new) >= reading_ease(old) + 3
-
-
-def bare(text: str) -> str:
-    """A list item without its marker."""
-    return MARKER.sub("", text)

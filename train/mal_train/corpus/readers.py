@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import DataError
+from metaaligner_lite.evaluation import measures
 from metaaligner_lite.records import Account, read_records
 
+from . import judge
+from .passages import better_outputs, split_sentences
 from .sources import LONGEST, Base, Source, clean, front, recent, turns_of, usable
-from .texts import count, normal
+from .texts import count, join, keep_first, normal, split
+
+_LONG = 330  # words of two answers put together
 
 
 def _dialogues(path: Path, source: Source, account: Account) -> Iterator[Base]:
@@ -36,16 +40,17 @@ def _dialogues(path: Path, source: Source, account: Account) -> Iterator[Base]:
             yield Base(name, query, text, source.name, history, worse)
             if "helpful" in source.name and 70 <= count(worse) <= LONGEST and not usable(worse):
                 yield Base(f"{name}/second", query, worse, source.name, history)  # a long answer, for the rules
+                if _go_together(text, worse):
+                    yield Base(f"{name}/both", query, f"{text}\n\n{worse}", source.name, history)
 
 
-def _rm_chat(path: Path, source: Source, account: Account) -> Iterator[Base]:
-    for where, record in _records(path, account):
-        for number, text in enumerate(record["chosen"][1:], 1):
-            cut = front(clean(text), 190)
-            if reason := usable(cut) or ("no whole part short enough" if count(cut) < 60 else ""):
-                account.refuse(reason, where)
-            else:
-                yield Base(f"rm-chat/{record['id']}/{number}", clean(record["prompt"]), cut, source.name)
+def _go_together(first: str, second: str) -> bool:
+    """Whether two answers to one query make a long one: both long, neither a list, nothing twice, no new greeting."""
+    if count(first) < 60 or not 150 <= count(first) + count(second) <= _LONG or measures.refuses(first + second):
+        return False
+    if "\n" in first or "\n" in second or second.startswith(("Yes", "No", "Sure", "I ", "I'", "Well", "Oh", "Hi")):
+        return False
+    return not usable(f"{first}\n\n{second}") and measures.unrepetitive("", f"{first}\n\n{second}")
 
 
 def _rm_safety(path: Path, source: Source, account: Account) -> Iterator[Base]:
@@ -60,40 +65,20 @@ def _rm_safety(path: Path, source: Source, account: Account) -> Iterator[Base]:
             )
 
 
-def _vicuna(path: Path, source: Source, account: Account) -> Iterator[Base]:
-    for where, record in _records(path, account):
-        match = re.search(
-            r"instruction to evaluate:\s*(.*?)\s*###Response to evaluate:\s*(.*?)\s*###Reference",
-            str(record["instruction"]),
-            re.S | re.I,
-        )
-        scores = record.get("gpt4_score")
-        if not match or not scores or min(scores) < 4:
-            account.refuse("scores under 4, or no answer in the prompt", where)
-            continue
-        cut = front(clean(match[2]), 190)
-        if reason := usable(cut) or ("no whole part short enough" if count(cut) < 40 else ""):
-            account.refuse(reason, where)
-        else:
-            yield Base(f"prometheus/{record['idx']}/{record['response_source']}", clean(match[1]), cut, source.name)
-
-
-def _safety(path: Path, source: Source, account: Account) -> Iterator[Base]:
-    for where, record in _records(path, account):
-        for answer in record["answers"]:
-            cut = front(clean(answer["text"]), 190)
-            if float(answer.get("safety", 0)) < 5 or usable(cut):
-                account.refuse("not safe enough, or not a whole text", where)
-            else:
-                yield Base(f"just-safe/{record['id']}/{answer['model']}", clean(record["input"]), cut, source.name)
-
-
 _FROM_MIX = {  # the parts of real-mix that are an edit more than a new text, and at most so many of each
-    "onestopenglish": 200,
+    "onestopenglish": 300,
     "truthfulqa": 150,
     "llmbar": 60,
     "medical-plain-language": 20,
 }
+
+
+_TOLD = ("simplicity", "readability")
+
+
+def _told(objective: str, before: str, after: str) -> bool:
+    """Whether the rule sees it, too: the easier wording satisfies, the harder does not."""
+    return judge.holds(objective, "", after) and not judge.holds(objective, "", before)
 
 
 def _mix(path: Path, source: Source, account: Account) -> Iterator[Base]:
@@ -111,6 +96,7 @@ def _mix(path: Path, source: Source, account: Account) -> Iterator[Base]:
             signed = tuple(o for o, v in better["ratings"].items() if v > worse["ratings"].get(o, v) and o in ALLOWED)
             text, old = clean(better["text"]), clean(worse["text"])
             shared = len(set(normal(text).split()) & set(normal(old).split())) / max(1, len(set(normal(text).split())))
+            signed = tuple(o for o in signed if o not in _TOLD or _told(o, old, text))
             if not signed:
                 account.refuse("no objective of ours in it", where)
             elif shared < 0.6 or not 12 <= count(text) <= 150 or count(old) > 150 or usable(text) or text == old:
@@ -124,16 +110,19 @@ ALLOWED = ("simplicity", "readability", "honesty", "repetition", "instruction fo
 
 
 def _own(path: Path, source: Source, account: Account) -> Iterator[Base]:
+    """Whole answers as bases; where one says sentences twice, also as it is beside the one that says them once."""
     for where, record in _records(path, account):
         text = clean(record["text"])
         history = tuple((turn["role"], turn["content"]) for turn in record.get("history", ()))
         if record.get("ended") is False:
             text = front(text, count(text) - 1)
-        text = front(text, LONGEST)
-        if reason := usable(text) or ("under 25 words" if count(text) < 25 else ""):
+        once = join(keep_first(split(text)))
+        if reason := usable(once) or ("under 25 words" if count(once) < 25 else ""):
             account.refuse(reason, where)
-        else:
-            yield Base(f"own/{record['id']}", record["query"], text, source.name, history)
+            continue
+        yield Base(f"own/{record['id']}", record["query"], once, source.name, history)
+        if once != text and count(once) >= 0.2 * count(text):
+            yield Base(f"own/{record['id']}/twice", record["query"], once, source.name, history, text, ("repetition",))
 
 
 def _records(path: Path, account: Account) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -158,17 +147,16 @@ SOURCES = (
         _HH,
         _dialogues,
     ),
-    Source("hh-rlhf harmless", ("preference/hh-rlhf-harmless-base-test.jsonl.gz",), "MIT", _HH, _dialogues),
-    Source("rm-bench chat", ("rm-bench/chat_filtered.json.gz",), "ODC-BY", "THU-KEG/RM-Bench", _rm_chat),
-    Source("rm-bench safety", ("rm-bench/safety-refuse_filtered.json.gz",), "ODC-BY", "THU-KEG/RM-Bench", _rm_safety),
     Source(
-        "prometheus-eval",
-        ("prometheus-eval/vicuna_eval.json.gz",),
-        "Apache-2.0",
-        "prometheus-eval/prometheus-eval",
-        _vicuna,
+        "WikiSplit",
+        ("wikisplit/valid_test.jsonl.gz",),
+        "CC BY-SA 4.0",
+        "google-research-datasets/wiki-split, through feralvam/easse",
+        split_sentences,
     ),
-    Source("just-eval safety", ("just-eval-safety/safety.jsonl.gz",), "MIT", "Re-Align/just-eval", _safety),
+    Source("LLMBar", ("llmbar/llmbar.jsonl.gz",), "MIT", "princeton-nlp/LLMBar", better_outputs),
+    Source("hh-rlhf harmless", ("preference/hh-rlhf-harmless-base-test.jsonl.gz",), "MIT", _HH, _dialogues),
+    Source("rm-bench safety", ("rm-bench/safety-refuse_filtered.json.gz",), "ODC-BY", "THU-KEG/RM-Bench", _rm_safety),
     Source(
         "real-mix",
         ("rows/real-mix.jsonl.gz",),
@@ -179,6 +167,7 @@ SOURCES = (
 )
 # Folders that are looked at and left, with the reason; the account lists them.
 LEFT = {
+    "rm-bench chat, prometheus-eval, just-eval-safety": "their prompts are evaluation prompts elsewhere",
     "unieval": "lower-case, tokenized answers to queries that no user writes",
     "paradetox": "lower-case texts without courtesy; offensive",
     "neutralizing-bias": "lower-case, tokenized",

@@ -6,7 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from metaaligner_lite.evaluation import measures
+
 from .courtesy import closing, courteous, filler, sympathetic
+from .plain import words_of
 from .texts import Unit, count, keep, paragraphs, tidy, upper_first, words
 
 SHORT = 30  # words: an answer that short stays as it is
@@ -42,6 +45,7 @@ r"to know|to mention|to remember|to point out) that "), ""),
     (re.compile(r"\bdue to the fact that\b"), "because"),
     (re.compile(r"\bas (?:I|we) (?:said|mentioned)(?: before| above| earlier)?, "), ""),
 )  # fmt: skip
+_STEP = re.compile(r"\s*\d{1,2}[.)]\s+(?:\*\*)?([A-Za-z]+)")
 _STOP = frozenset(
     (  # noqa: SIM905
         "the a an it its this that these those there they their you your we our he she i if when while as in on at for "
@@ -61,18 +65,18 @@ def shorten(units: Sequence[Unit], query: str) -> list[Unit] | None:
     if not bare:
         return None
     if count(bare) > 0.6 * whole and count(bare) >= 24:
-        bare = _cut_list(bare) if sum(unit.item for unit in bare) >= 3 else _cut_prose(bare, query)
+        bare = _cut_list(bare) if sum(unit.item for unit in bare) >= 2 else _cut_prose(bare, query)
     length = count(bare)
     return bare if _LEAST * whole <= length <= MOST * whole or (_LEAST / 3 * whole <= length and length >= 20) else None
 
 
 def unpadded(units: Sequence[Unit]) -> list[Unit]:
     """The units without filler: sentences that say nothing, and phrases inside the others."""
-    polite = [number for number, unit in enumerate(units) if courteous(unit.text)]
+    polite = [number for number, unit in enumerate(units) if measures.courteous(unit.text)]
     kept = [
         number
         for number, unit in enumerate(units)
-        if not filler(unit.text) and not (closing(unit.text) and polite != [number])
+        if number in polite[:1] or (not filler(unit.text) and not closing(unit.text))
     ]
     found = keep(units, kept)
     for pattern, instead in _PADDING:
@@ -88,14 +92,18 @@ def _cut_prose(units: Sequence[Unit], query: str) -> list[Unit]:
     whole = count(units)
     scores = _scores(units, query)
     scores = [score + 2 * bool(_URGENT.search(unit.text)) for score, unit in zip(scores, units, strict=True)]
-    starts = [number for number, unit in enumerate(units) if not courteous(unit.text) and not sympathetic(unit.text)]
+    starts = [number for number, unit in enumerate(units) if not _kind(unit.text)]
     kept = {number for number in range(len(units)) if number not in starts and count(units[number].text) <= 20}
     first = starts[0] if starts else 0
     kept.add(first)
+    if count(units[first].text) < 9 and len(starts) > 1:
+        kept.add(starts[1])  # "There are several." needs what follows
     for number in sorted(starts, key=lambda i: -scores[i]):
         group = {number}
         while _DEPENDENT.match(units[min(group)].text) and min(group) > 0 and min(group) - 1 not in kept:
             group.add(min(group) - 1)
+        if any(_alike(units[number].text, units[i].text) for i in kept):
+            continue
         length = sum(count(units[i].text) for i in kept | group)
         if length <= (_AIM + 0.1) * whole or (len(kept) == 1 and length <= 0.7 * whole):
             kept |= group
@@ -107,6 +115,17 @@ def _cut_prose(units: Sequence[Unit], query: str) -> list[Unit]:
             unit = unit.worded(upper_first(unit.text[match.end() :]))
         found.append(unit)
     return found
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two sentences say mostly the same."""
+    first, second = ({w for w in words(text) if w not in _STOP and len(w) > 2} for text in (one, other))
+    return len(first & second) > 0.6 * min(len(first), len(second)) >= 2
+
+
+def _kind(text: str) -> bool:
+    """Whether a sentence is there for courtesy or sympathy: it stays, whatever else goes."""
+    return courteous(text) or sympathetic(text) or measures.courteous(text) or measures.acknowledges(text)
 
 
 def _scores(units: Sequence[Unit], query: str) -> list[float]:
@@ -139,7 +158,7 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
         if group[0].item or group[0].heading:
             kept.append(group[:1] if count(group[0].text) > 3 or len(group) == 1 else group[:2])
         elif number < listed[0]:
-            polite = [u for u in group if (courteous(u.text) or sympathetic(u.text)) and not u.text.endswith(":")]
+            polite = [u for u in group if _kind(u.text) and not u.text.endswith(":")]
             rest = [u for u in group if u not in polite]
             keeps = polite + (
                 rest[:1]
@@ -150,17 +169,25 @@ def _cut_list(units: Sequence[Unit]) -> list[Unit]:
                 kept.append([keeps[0].worded(keeps[0].text), *keeps[1:]])
         elif number <= listed[-1]:
             kept.append(group[:1])
+        elif not any(_kind(u.text) for some in kept for u in some):  # a courtesy at the end, if there is no other
+            kept += [[u] for u in group if _kind(u.text)][:1]
     found = [unit for group in kept for unit in _led(group)]
     if count(found) > 0.66 * whole:
         found = [unit.worded(_main_clause(unit.text)) if unit.item else unit for unit in found]
-    while count(found) > 0.66 * whole:
+    while count(found) > 0.66 * whole and not _steps(found):
         items = [number for number, unit in enumerate(found) if unit.item and not _URGENT.search(unit.text)]
-        if len(items) <= 2:
+        if len(items) <= (3 if listed and len(listed) >= 3 else 2):
             break
         last = items[-1]
         beyond = next((i for i in range(last + 1, len(found)) if "\n" in found[i].lead), len(found))
         found = found[:last] + found[beyond:]
     return tidy(_introducing(found))
+
+
+def _steps(units: Sequence[Unit]) -> bool:
+    """Whether a list is numbered advice in order, each item a thing to do: none of it can be missed."""
+    items = [match[1].lower() for unit in units if unit.item and (match := _STEP.match(unit.text))]
+    return sum(word in words_of("verbs") for word in items) >= max(3, 0.6 * sum(unit.item for unit in units))
 
 
 def _main_clause(text: str) -> str:

@@ -31,8 +31,20 @@ class Situation:
 
 
 _OPENERS = {
-    "sorry": ("I'm so sorry that {you}.", "I am so sorry to hear that {you}.", "I'm sorry that {you}."),
-    "worry": ("I understand how much it weighs on you that {you}.", "I can understand how hard it is that {you}."),
+    "sorry": (
+        "I'm so sorry that {you}.",
+        "I am so sorry to hear that {you}.",
+        "I'm sorry that {you}.",
+        "I am very sorry to hear that {you}.",
+        "It must be hard for you that {you}.",
+        "I can imagine how hard it is that {you}.",
+    ),
+    "worry": (
+        "I understand how much it weighs on you that {you}.",
+        "I can understand how hard it is that {you}.",
+        "It must be hard for you that {you}.",
+        "I can see how stressful it is that {you}.",
+    ),
     "glad": ("Congratulations! I am so happy for you that {you}.", "How wonderful that {you}, congratulations!"),
 }
 _INTROS = (
@@ -108,6 +120,12 @@ _FELT_SECOND = (
     "That sounds really hard.",
     "It is natural to feel that way.",
     "I can understand how hard that is.",
+    "That sounds like a hard thing to carry.",
+    "It is understandable that you feel that way.",
+    "This must weigh on you.",
+    "It is okay to feel like this.",
+    "Your feelings matter.",
+    "I can see that this is painful for you.",
 )
 
 
@@ -162,6 +180,8 @@ def advice(situation: Situation, rng: random.Random) -> str:
     if style == "paragraphs":
         half = (len(chosen) + 1) // 2
         return " ".join(chosen[:half]) + "\n\n" + " ".join(chosen[half:])
+    if style == "bold" and any(sentence.split()[0].lower() not in _LABELS for sentence in chosen):
+        style = "numbers"
     lines = []
     for number, sentence in enumerate(chosen, 1):
         label = _LABELS.get(sentence.split()[0].lower(), "") if style == "bold" else ""

@@ -73,6 +73,7 @@ class Excluded:
 
 _NAMES = {"user": "Human", "assistant": "Assistant"}
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+_CAPITAL = re.compile(r"[A-Z]")
 _LEAK = re.compile(r"\n\s*(?:Human|User|Assistant):|\bHuman:")
 LONGEST = 230  # words of an answer
 _TALK = 100  # words of history that a row may carry
@@ -143,16 +144,16 @@ def usable(text: str) -> str:
         return "an answer with another turn in it"
     if not re.search(r"[.!?][\"')”’*]*$", text.strip()) and not _bare_list(text):
         return "an answer that breaks off"
-    if text.count("(") > len(re.findall(r"\)", text)):
+    if re.search(r"(?:^|\n)\s*\d{1,2}[.)]$", text.strip()) or text.count("(") > len(re.findall(r"\)", text)):
         return "an answer that breaks off"
     if "```" in text or "|" in text or "http" in text or re.search(r"[{}<>\\]", text):
         return "code, tables or addresses"
-    if sum(ord(c) > 127 and c not in "’‘“”–—…éèñüöä°½¼•£€" for c in text) > 2:
+    if not text.isascii() and sum(ord(c) > 127 and c not in "’‘“”–—…éèñüöä°½¼•£€" for c in text) > 2:
         return "other scripts or signs"
     units = [normal(unit.text) for unit in split(text)]
     if len(units) != len(set(units)):
         return "sentences twice"
-    if text[0].islower() or sum(c.isupper() for c in text) > 0.3 * len(text):
+    if text[0].islower() or len(_CAPITAL.findall(text)) > 0.3 * len(text):
         return "written in one case"
     return ""
 

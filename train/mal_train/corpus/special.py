@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from metaaligner_lite.evaluation import measures
+
 from . import defects as d
-from .courtesy import courteous, opener, phrases
+from .courtesy import courteous, declining, opener, phrases
 from .edit import Edit
 from .sources import Base
 from .texts import Unit, count, join, lower_first, sentences, split
@@ -28,6 +30,7 @@ _HARMFUL = re.compile(
     r"fight|assault|threaten|harass|insult|prank|lie to|cheat|illegal|crime)",
     re.I,
 )
+_SORRY = re.compile(r"^(?:(?:I'm|I am) (?:so |very |really )?sorry|I apologi[sz]e|Sorry),? (?:but )?(?=I\b)")
 _NUMBERS = {1: "one sentence", 2: "two sentences", 3: "three sentences"}
 _NAMES = ("Anna", "Tom", "Mrs. Baker", "Sam", "Priya", "Leo", "Dr. Wong", "Maria", "Jonas", "Ms. Diaz", "Omar", "Ruth")
 _ENDINGS = ("End of answer.", "That is all.", "Have a nice day!", "Good luck!", "Done.", "Best wishes!")
@@ -46,7 +49,10 @@ def refusal(rng: random.Random) -> str:
 
 
 def refusals(base: Base, seed: int) -> Iterator[Edit]:
-    """A harmful request answered after all (`base.worse`), and a refusal instead; the refusal itself stays."""
+    """A harmful request answered after all (`base.worse`), and a refusal instead.
+
+    The refusal itself stays; one without a kind word gets one that fits; a wordy one is cut.
+    """
     rng = random.Random(f"{seed}/refusal/{base.id}")
     if not refuses(base.text) or not _HARMFUL.search(base.query):
         return
@@ -54,11 +60,50 @@ def refusals(base: Base, seed: int) -> Iterator[Edit]:
     if base.worse and not refuses(base.worse) and 6 <= count(base.worse) <= 150:
         request = rng.choice((("harmlessness",), ("harmlessness",), ("politeness", "harmlessness")))
         yield Edit(f"{base.id}/refuse", base, base.worse, kind, request)
-    good = base.text if count(base.text) >= 12 and rng.random() < 0.5 else kind
-    if rng.random() < 0.45:
-        yield Edit(f"{base.id}/refused", base, good, good, ("harmlessness",))
-    elif rng.random() < 0.5:
-        yield Edit(f"{base.id}/nasty", base, join(d.worse(split(good), {"nasty"}, base.id)), good, ("harmlessness",))
+    for number, good in enumerate((base.text, long_refusal(rng), long_refusal(rng))):
+        if measures.refuses(good) or number == 0:
+            yield from _refused(base, f"{base.id}/no/{number}", good, rng)
+
+
+def _refused(base: Base, name: str, good: str, rng: random.Random) -> Iterator[Edit]:
+    """What may be asked of one refusal: to stay, to be kinder, to be shorter, to lose an ugly remark."""
+    units = split(good)
+    if count(good) >= 8:
+        asked = ["harmlessness", "clarity", "repetition", *(["politeness"] * 4 if measures.courteous(good) else [])]
+        chosen = {rng.choice(asked) for _ in range(rng.choice((1, 1, 2)))}
+        objectives = tuple(o for o in ("politeness", "clarity", "repetition", "harmlessness") if o in chosen)
+        yield Edit(f"{name}/stay", base, good, good, objectives)
+    bare = [unit.worded(unsorry(unit.text)) for unit in units]
+    bare = [unit for unit in bare if not measures.courteous(unit.text)]
+    if bare and measures.refuses(join(bare)):
+        end = "\n\n" if any("\n" in unit.lead for unit in bare[1:]) else " "
+        request = rng.choice(
+            (("politeness",), ("politeness",), ("politeness", "clarity"), ("politeness", "repetition"))
+        )
+        yield Edit(f"{name}/kind", base, join(bare), join(declining(bare, rng, end)), request)
+    if count(good) >= 40:
+        short = join(units[: max(1, len(units) // 2)])
+        yield Edit(f"{name}/short", base, good, short, rng.choice((("brevity",), ("brevity", "harmlessness"))))
+    if rng.random() < 0.3:
+        weak = join(d.worse(units, {"nasty"}, name))
+        yield Edit(f"{name}/nasty", base, weak, good, ("harmlessness",))
+
+
+def long_refusal(rng: random.Random) -> str:
+    """A refusal as strong models write it: that it cannot, why, and what may be done instead."""
+    table = phrases()["refusal"]
+    parts = [rng.choice(table["cannot"])]
+    parts += rng.sample(table["reasons"], rng.choice((1, 1, 2)))
+    parts += [rng.choice(table["instead"])] if rng.random() < 0.6 else []
+    text = " ".join(parts)
+    if rng.random() < 0.3:
+        text += rng.choice(("\n\n", " ")) + rng.choice(phrases()["courtesy"]["foreign_closers"][:8])
+    return text
+
+
+def unsorry(text: str) -> str:
+    """A refusal without its regret: "I'm sorry, but I can't" says "I can't"."""
+    return _SORRY.sub("", text)
 
 
 def instructed(base: Base, seed: int) -> Iterator[Edit]:

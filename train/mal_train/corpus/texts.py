@@ -64,6 +64,11 @@ def normal(text: str) -> str:
 
 def split(text: str) -> list[Unit]:
     """The units of a text; `join` gives it back, but for runs of spaces and of blank lines."""
+    return list(_split(text))
+
+
+@lru_cache(maxsize=20_000)
+def _split(text: str) -> tuple[Unit, ...]:
     units: list[Unit] = []
     for number, block in enumerate(re.split(r"(\n+)", "\n" + text.strip())):
         if number % 2 or not block.strip():
@@ -75,7 +80,7 @@ def split(text: str) -> list[Unit]:
             lead, indent = " ", ""
     if units:
         units[0] = replace(units[0], lead="\n\n")
-    return units
+    return tuple(units)
 
 
 def sentences(text: str) -> list[str]:
@@ -132,6 +137,21 @@ def keep(units: Sequence[Unit], kept: Iterable[int]) -> list[Unit]:
             found.append(replace(unit, lead=lead or unit.lead))
             lead = ""
     return tidy(found)
+
+
+def keep_first(units: Sequence[Unit]) -> list[Unit]:
+    """Each sentence and item once, where it came first; introductions and headings that nothing follows go, too."""
+    seen: set[str] = set()
+    kept = []
+    for number, unit in enumerate(units):
+        said = normal(MARKER.sub("", unit.text))
+        if said not in seen or not said:
+            kept.append(number)
+        seen.add(said)
+    found = keep(units, kept)
+    while found and (found[-1].heading or found[-1].text.endswith(":")):
+        found.pop()
+    return found
 
 
 def lower_first(text: str) -> str | None:

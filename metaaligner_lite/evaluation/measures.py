@@ -3,7 +3,7 @@
 A rule sees the query, the answer before and the text after (for `before` figures both are the answer). Lexicons are
 English. Rules are coarse: what they miss they miss before and after alike, so that the paired difference holds where
 the share does not. A rule is met by a real improvement of another meaning, too; so every verdict on an edit also asks
-that the meaning was kept (cosine of sentence embeddings, real_policies.py), at least at the measure's `floor`.
+that the meaning was kept (cosine of sentence embeddings, bench/real_policies.py), at least at the measure's `floor`.
 
 No rule tells helpfulness, honesty or instruction following: there a reward model has to judge.
 """
