@@ -21,6 +21,7 @@ from .prompts import (
     Prompt,
     edit_messages,
     edit_prompt,
+    encode,
     fit,
     invocation,
     opens_thoughts,
@@ -205,6 +206,10 @@ class GgufAligner:
         if editing:
             editing.close()
         return [found[i] for i in range(len(edits))]
+
+    def tokens(self, edit: Edit) -> int:
+        """How many tokens the prompt of an edit takes."""
+        return len(encode(self._prompt(edit), self.engine.model))
 
     def _prompt(self, edit: Edit) -> Prompt:
         return edit_prompt(

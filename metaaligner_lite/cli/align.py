@@ -159,7 +159,10 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
     if not query_waits and answer != "-":
         return str(query), answer
     if query is None and sys.stdin.isatty():
-        raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
+        raise UsageError(
+            'no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in; '
+            "for a conversation there is mal chat"
+        )
     read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
     return (read, answer) if query_waits else (str(query), read)
 
