@@ -140,7 +140,7 @@ class Conversation:
             query = last.query
             if self.edits_again:
                 answered = last.correction.answer if last.correction else None
-                policy = _Held(answered) if answered else GivenAnswer(last.weak)
+                policy = _Held(answered or GivenAnswer(last.weak).answer(query))
             else:
                 seeds = self._tries + 1
         sampling = getattr(policy, "sampling", None)
@@ -409,4 +409,6 @@ class _Held:
     def answer(
         self, query: str, on_text: OnText | None = None, history: Sequence[Message] = (), *, stop: Stop | None = None
     ) -> Answer:
+        if on_text:
+            on_text(self.held.text)
         return self.held

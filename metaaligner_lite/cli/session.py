@@ -184,9 +184,10 @@ class Session:
         )
 
     def _stopped(self) -> None:
-        kept = "; the turn before it is as it was" if not self.conversation.pending else ""
-        asks = "; /again asks it again, /edit changes it" if self.conversation.pending else ""
-        self._tell(f"stopped, the turn does not count{kept}{asks}")
+        if self.conversation.pending:
+            self._tell("stopped, the turn does not count; /again asks it again, /edit changes it")
+        else:
+            self._tell("stopped; the last turn stays as it was")
 
     def _keep(self) -> None:
         from ..errors import FileProblem
