@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 from .align import Correction, align, align_each
 from .aligners import Aligner, EndpointAligner, GgufAligner
+from .best import BestOf
 from .errors import (
     DataError,
     EndpointError,
@@ -46,7 +47,7 @@ _LATE = {
 }
 
 __all__ = [  # noqa: RUF022 (grouped as a reader meets them)
-    "align", "align_each", "Correction", "Aligner", "GgufAligner",
+    "align", "align_each", "Correction", "Aligner", "GgufAligner", "BestOf",
     "GgufPolicy", "GivenAnswer", "Policy", "Answer", "Message",
     "Endpoint", "Server", "EndpointPolicy", "EndpointAligner",
     "open_engine", "Engine", "Sampling", "Generation", "Counts",

@@ -82,12 +82,16 @@ class Aligner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit to be made: of the answer to a query, which may have turns before it, toward some objectives."""
+    """An edit to be made: of the answer to a query, which may have turns before it, toward some objectives.
+
+    `sampling` takes the place of the aligner's own.
+    """
 
     query: str
     answer: Answer
     objectives: Sequence[Objective]
     history: Sequence[Message] = ()
+    sampling: Sampling | None = None
 
 
 class GgufAligner:
@@ -237,6 +241,7 @@ class GgufAligner:
             # An answer that holds such a line itself may keep it.
             marks=[mark for mark in self._marks if mark.strip() not in edit.answer.text],
             on_text=on_text,
+            sampling=edit.sampling,
         )
 
     def likelihoods(

@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .align import Correction, align
 from .aligners import Aligner, Edit, GgufAligner
+from .best import BestOf
 from .chats import read_chat
 from .errors import DataError, FileProblem, UsageError
 from .files import read_text, written_whole
 from .gate import Gate
-from .generation import OnText, Stop
+from .generation import OnText, Stop, sampled
 from .objectives import Objective
 from .policies import Answer, GgufPolicy, GivenAnswer, Policy
 from .prompts import Message
-
-AGAIN_TEMPERATURE = 0.7  # a greedy policy writes the same again; asked again, it samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +145,7 @@ class Conversation:
         sampling = getattr(policy, "sampling", None)
         try:
             if sampling is not None and seeds:
-                temperature = sampling.temperature or AGAIN_TEMPERATURE
-                policy.sampling = replace(sampling, seed=sampling.seed + seeds, temperature=temperature)  # type: ignore[attr-defined]
+                policy.sampling = sampled(sampling, seeds)  # type: ignore[attr-defined]
             correction = self._aligned(policy, query, before, on_answer, on_edit, stop)
         finally:
             self.pending = ""  # whatever came of it, the turn is there: the new one, or the old
@@ -225,7 +223,7 @@ class Conversation:
         if isinstance(self.policy, GgufPolicy):
             used = self.policy.tokens("", history) if history else 0
             gauges.append(Gauge(used, self.policy.engine.limit))
-        if isinstance(self.aligner, GgufAligner):
+        if isinstance(self.aligner, GgufAligner | BestOf):
             used = self.aligner.tokens(Edit("", Answer(""), self.objectives, history)) if history else 0
             gauges.append(Gauge(used, self.aligner.engine.limit))
         if gauges:

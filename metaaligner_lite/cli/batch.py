@@ -66,6 +66,7 @@ def batch(
     as_json: Annotated[bool, typer.Option("--json", help="Print what became of the rows as JSON.")] = False,
     system: opt.System = "",
     rounds: opt.Rounds = 1,
+    best_of: opt.BestOf = 1,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = 0.0,
     seed: opt.Seed = 0,
@@ -111,13 +112,27 @@ def batch(
 
     if objectives and len(objectives) > 1:
         raise UsageError("a batch has one set of objectives, or a column of them; give --objectives once")
+    if best_of > 1 and in_flight > 1:
+        raise UsageError("the edits of --best-of are what is written side by side; leave out --in-flight")
     kv_type(kv)
     catalogue = load_catalogue(objectives_file)
     wanted = tuple(resolve(objectives[0], catalogue)) if objectives else ()
     columns = Columns(query_column, answer_column, objectives_column, history_column, id_column)
     (message,) = with_system((), system) if system else (None,)
     reading = Reading(columns, wanted, catalogue, message.content if message else "")
-    job = Job(source, out, reading, rounds, Gate() if gate else None, in_flight, retry, start_over, counts, reference)
+    job = Job(
+        source,
+        out,
+        reading,
+        rounds,
+        Gate() if gate else None,
+        in_flight,
+        retry,
+        start_over,
+        counts,
+        reference,
+        best_of,
+    )
     asked = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty}
     named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     console = talk()

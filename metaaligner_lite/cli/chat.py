@@ -34,6 +34,7 @@ def chat(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print each turn as a line of JSON.")] = False,
     rounds: opt.Rounds = 1,
+    best_of: opt.BestOf = 1,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = 0.0,
     seed: opt.Seed = 0,
@@ -66,10 +67,11 @@ def chat(
 
     Example: mal chat --objectives "empathy,clarity"
     """
+    from .. import best
     from ..chats import with_system
     from ..conversation import Conversation, Kept, last_kept, load
     from ..errors import UsageError
-    from ..gate import Gate
+    from ..gate import OPEN, Gate
     from ..generation import Sampling
     from ..llama.context import kv_type
     from ..objectives import load_catalogue, resolve
@@ -127,11 +129,11 @@ def chat(
     with open_pair(choice, [wanted], say=Screen(show, as_json, several=False, streams=False, said=said).say) as pair:
         conversation = Conversation(
             pair.policy,
-            pair.aligner,
+            best.best_of(pair.aligner, best_of),
             wanted,
             keep_policy_turns=keep_policy_turns,
             rounds=rounds,
-            gate=Gate() if gate else None,
+            gate=Gate() if gate else OPEN if best_of > 1 else None,
         )
         session = Session(
             conversation,

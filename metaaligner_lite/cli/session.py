@@ -127,10 +127,11 @@ class Session:
 
     def _ask(self, query: str) -> None:
         from ..aligners import EndpointAligner, GgufAligner
+        from ..best import BestOf
         from ..prompts import Message
 
         conversation = self.conversation
-        if isinstance(conversation.aligner, GgufAligner | EndpointAligner):
+        if isinstance(conversation.aligner, GgufAligner | EndpointAligner | BestOf):
             for note in conversation.aligner.told([*conversation.history, Message("user", query)]):
                 self._screen().say(note)
         self._turn(lambda *streams: conversation.ask(query, *streams))
@@ -199,7 +200,9 @@ class Session:
                 self._wrong(str(error))
 
     def _screen(self) -> Screen:
-        streams = self.conversation.rounds == 1
+        from ..best import BestOf
+
+        streams = self.conversation.rounds == 1 and not isinstance(self.conversation.aligner, BestOf)
         return Screen(self._show, self._json, several=False, streams=streams, counts=False, said=self._said)
 
     def _tell(self, note: str, style: str = "dim") -> None:
@@ -251,9 +254,10 @@ class Session:
             if conversation.edits_again:
                 self._tell("the same answer, edited toward the objectives of now")
             elif sampling and sampling.temperature == 0:
-                from ..conversation import AGAIN_TEMPERATURE
+                from ..generation import sampled
 
-                self._tell(f"greedy writes the same again, so this answer is sampled at {AGAIN_TEMPERATURE}")
+                temperature = sampled(sampling, 1).temperature
+                self._tell(f"greedy writes the same again, so this answer is sampled at {temperature}")
         self._turn(lambda *streams: conversation.again("", *streams))
         return ""
 
