@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -132,6 +133,7 @@ class GgufAligner:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
+        self._ahead = threading.Lock()
 
     def edit(
         self,
@@ -270,12 +272,26 @@ class GgufAligner:
         objectives: Sequence[Objective],
         on_text: OnText | None = None,
         history: Sequence[Message] = (),
-    ) -> Iterator[OnText]:
+    ) -> Iterator[OnText | None]:
         """Read the query, then the answer as it grows, beside the policy; gives a listener that also tells `on_text`.
 
         Worth it where the policy works on another machine: it never waits for the reading, which has a thread of its
-        own. On the same processor both would share its time; bench/ahead.py compares.
+        own. On the same processor both would share its time; bench/ahead.py compares. One answer at a time is read
+        ahead: more would drive each other out of the cache.
         """
+        if not self._ahead.acquire(blocking=False):
+            yield on_text
+            return
+        try:
+            with self._reading(query, objectives, on_text, history) as listen:
+                yield listen
+        finally:
+            self._ahead.release()
+
+    @contextmanager
+    def _reading(
+        self, query: str, objectives: Sequence[Objective], on_text: OnText | None, history: Sequence[Message]
+    ) -> Iterator[OnText]:
         answer, read = "", 0
 
         def reading() -> Future[None]:
