@@ -23,7 +23,7 @@ from .gate import OPEN, Gate
 from .gguf_file import read_header, sampled_digest
 from .journal import Journal
 from .objectives import Objective
-from .policies import EndpointPolicy, GgufPolicy
+from .policies import EndpointPolicy, GgufPolicy, GivenAnswer
 from .prompts import Message, chat_prompt, edit_prompt, text_of
 from .records import SUFFIXES, WRITTEN, Fields, Record, kind_of, writing_records
 from .rows import Columns, Reading, Row, is_request, read_rows
@@ -42,7 +42,7 @@ class Job:
     `in_flight` rows are written side by side, if that is faster (bench/batch.py). `retry` does rows again that failed
     in an earlier run; `start_over` sets aside what an earlier run left. `counts` adds what each row cost, which differs
     from run to run; `reference` writes the four columns of the paper's own code instead. With `best_of` the best of so
-    many edits is taken (best.py).
+    many edits is taken (best.py). Where a server is asked, `concurrency` rows are at once.
     """
 
     source: Path
@@ -56,6 +56,7 @@ class Job:
     counts: bool = True
     reference: bool = False
     best_of: int = 1
+    concurrency: int = 1
 
     @property
     def journal(self) -> Path:
@@ -172,6 +173,8 @@ def align_rows(
     # What a model has just written is edited, or judged, from its own cache, if each text has a sequence of its own.
     again = job.gate or (shared and isinstance(pair.policy, GgufPolicy))
     size = job.in_flight * (1 if again else _WINDOW)
+    if not (isinstance(pair.aligner, GgufAligner) and isinstance(pair.policy, GgufPolicy | GivenAnswer)):
+        size = job.concurrency * _WINDOW  # a window ends with its slowest row
     while window := list(islice(rows, size)):
         window.sort(key=_beginning)
         undone = dict(enumerate(window))
@@ -204,6 +207,7 @@ def _how(pair: Pair, job: Job, in_flight: int) -> dict[str, Any]:
         "rounds": job.rounds,
         "gate": job.gate or (OPEN if job.best_of > 1 else None),
         "in_flight": in_flight,
+        "concurrency": job.concurrency,
     }
 
 

@@ -89,7 +89,8 @@ class BestOf:
     ) -> list[float]:
         """As the aligner's own; what was asked of the same answer before is not read again."""
         about = (query, answer.text, tuple(objectives), tuple(history))
-        known = self._judged[1] if self._judged[0] == about else {}
+        before, known = self._judged  # at once: another thread may judge, too
+        known = dict(known) if before == about else {}
         if new := [text for text in texts if text not in known]:
             known |= zip(new, self.aligner.likelihoods(query, answer, objectives, new, history), strict=True)
         self._judged = (about, known)

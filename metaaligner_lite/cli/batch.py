@@ -46,6 +46,9 @@ def batch(
         str, typer.Option(help="Holds what no two rows share (default: none).", rich_help_panel=_COLUMNS)
     ] = "",
     in_flight: Annotated[int, typer.Option(min=1, help="GGUF rows written side by side.", rich_help_panel=_RUN)] = 1,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Rows that servers are asked at once.", rich_help_panel=_RUN)
+    ] = 4,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
@@ -132,6 +135,7 @@ def batch(
         counts,
         reference,
         best_of,
+        concurrency,
     )
     asked = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty}
     named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
