@@ -10,10 +10,11 @@ import threading
 import pytest
 from trained import ALIGNER, POLICY
 
+from metaaligner_lite.cli.align import _from_stdin
 from metaaligner_lite.cli.lines import EditedLines, PlainLines, goes_on, message
 from metaaligner_lite.cli.session import Session, interruptible
 from metaaligner_lite.conversation import Conversation, Kept, last_kept, load
-from metaaligner_lite.errors import EndpointError, PromptTooLong
+from metaaligner_lite.errors import EndpointError, PromptTooLong, UsageError
 from metaaligner_lite.objectives import builtin_catalogue, resolve
 from metaaligner_lite.testing import FakeAligner, FakePolicy
 
@@ -162,6 +163,12 @@ def test_pressed_twice_it_waits_for_nothing(tmp_path, capsys):
     assert [exchange.query for exchange in chat.conversation.exchanges] == ["one"]
     with interruptible() as stop:
         assert not stop()
+
+
+def test_align_without_a_query_on_a_terminal_tells_of_chat(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    with pytest.raises(UsageError, match="for a conversation there is mal chat"):
+        _from_stdin(None, None)
 
 
 def test_json_is_a_line_for_each_turn(tmp_path, capsys):
