@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,17 +173,17 @@ def align_many(
     on_done: Settled,
     rounds: int = 1,
     in_flight: int = 1,
+    concurrency: int = 1,
     gate: Gate | None = None,
 ) -> None:
     """Align cases that know nothing of each other; `on_done` gets the number of each, and what came of it, as it ends.
 
     With GGUF models up to `in_flight` texts are written side by side: first the answers that are not there yet, then
-    the edits; others are asked one after the other. A case that cannot be answered or edited at all ends as its error.
-    Raises what stops them all, a ModelError.
+    the edits; of servers `concurrency` cases are asked at once. A case that cannot be answered or edited at all ends as
+    its error. Raises what stops them all, a ModelError.
     """
     if not isinstance(aligner, GgufAligner) or not isinstance(policy, GgufPolicy | GivenAnswer):
-        for i, case in enumerate(cases):
-            on_done(i, _alone(case, policy, aligner, rounds, gate))
+        _at_once(cases, policy, aligner, on_done, rounds, concurrency, gate)
         return
     corrections: dict[int, Correction] = {}
     editing: dict[int, Answer] = {}  # what the next round edits, by case
@@ -247,7 +249,52 @@ def _answers(cases: Sequence[Case], policy: GgufPolicy | GivenAnswer, in_flight:
     return [next(rest) if case.answer is None else GivenAnswer(case.answer).answer(case.query) for case in cases]
 
 
-def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int, gate: Gate | None) -> Correction | MalError:
+def _at_once(
+    cases: Sequence[Case],
+    policy: Policy,
+    aligner: Aligner,
+    on_done: Settled,
+    rounds: int,
+    concurrency: int,
+    gate: Gate | None,
+) -> None:
+    """Align cases on so many threads; `on_done` is called on this one."""
+    if concurrency == 1:
+        for i, case in enumerate(cases):
+            on_done(i, _alone(case, policy, aligner, rounds, gate))
+        return
+    ended = threading.Event()
+    # With others to edit meanwhile, an aligner here does not read ahead: they would drive it out of the cache.
+    asked = _Near(policy)
+    with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="case") as workers:
+        pending = {
+            workers.submit(_alone, case, asked, aligner, rounds, gate, ended.is_set): i for i, case in enumerate(cases)
+        }
+        try:
+            for one in as_completed(list(pending)):
+                on_done(pending.pop(one), one.result())
+        except BaseException:  # an interrupt, or a full disk: no answer is waited for
+            ended.set()
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """A policy as one that nobody reads ahead of."""
+
+    policy: Policy
+
+    def answer(
+        self, query: str, on_text: OnText | None = None, history: Sequence[Message] = (), *, stop: Stop | None = None
+    ) -> Answer:
+        options: dict[str, Any] = {"history": history} if history else {}
+        return self.policy.answer(query, on_text, **options | ({"stop": stop} if stop else {}))
+
+
+def _alone(
+    case: Case, policy: Policy, aligner: Aligner, rounds: int, gate: Gate | None, stop: Stop | None = None
+) -> Correction | MalError:
     try:
         return align(
             case.query,
@@ -257,6 +304,7 @@ def _alone(case: Case, policy: Policy, aligner: Aligner, rounds: int, gate: Gate
             history=case.history,
             rounds=rounds,
             gate=gate,
+            stop=stop,
         )
     except MalError as error:
         return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,7 @@ from .prompts import (
     Prompt,
     edit_messages,
     edit_prompt,
+    encode,
     fit,
     invocation,
     opens_thoughts,
@@ -81,12 +83,16 @@ class Aligner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit to be made: of the answer to a query, which may have turns before it, toward some objectives."""
+    """An edit to be made: of the answer to a query, which may have turns before it, toward some objectives.
+
+    `sampling` takes the place of the aligner's own.
+    """
 
     query: str
     answer: Answer
     objectives: Sequence[Objective]
     history: Sequence[Message] = ()
+    sampling: Sampling | None = None
 
 
 class GgufAligner:
@@ -127,6 +133,7 @@ class GgufAligner:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
+        self._ahead = threading.Lock()
 
     def edit(
         self,
@@ -206,6 +213,10 @@ class GgufAligner:
             editing.close()
         return [found[i] for i in range(len(edits))]
 
+    def tokens(self, edit: Edit) -> int:
+        """How many tokens the prompt of an edit takes."""
+        return len(encode(self._prompt(edit), self.engine.model))
+
     def _prompt(self, edit: Edit) -> Prompt:
         return edit_prompt(
             self.layout,
@@ -232,6 +243,7 @@ class GgufAligner:
             # An answer that holds such a line itself may keep it.
             marks=[mark for mark in self._marks if mark.strip() not in edit.answer.text],
             on_text=on_text,
+            sampling=edit.sampling,
         )
 
     def likelihoods(
@@ -260,12 +272,26 @@ class GgufAligner:
         objectives: Sequence[Objective],
         on_text: OnText | None = None,
         history: Sequence[Message] = (),
-    ) -> Iterator[OnText]:
+    ) -> Iterator[OnText | None]:
         """Read the query, then the answer as it grows, beside the policy; gives a listener that also tells `on_text`.
 
         Worth it where the policy works on another machine: it never waits for the reading, which has a thread of its
-        own. On the same processor both would share its time; bench/ahead.py compares.
+        own. On the same processor both would share its time; bench/ahead.py compares. One answer at a time is read
+        ahead: more would drive each other out of the cache.
         """
+        if not self._ahead.acquire(blocking=False):
+            yield on_text
+            return
+        try:
+            with self._reading(query, objectives, on_text, history) as listen:
+                yield listen
+        finally:
+            self._ahead.release()
+
+    @contextmanager
+    def _reading(
+        self, query: str, objectives: Sequence[Objective], on_text: OnText | None, history: Sequence[Message]
+    ) -> Iterator[OnText]:
         answer, read = "", 0
 
         def reading() -> Future[None]:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from .align import Case, Correction, align_many
 from .aligners import EndpointAligner, GgufAligner
+from .best import best_of
 from .errors import DataError, FileProblem, MalError, UsageError
 from .files import written_whole
-from .gate import Gate
+from .gate import OPEN, Gate
 from .gguf_file import read_header, sampled_digest
 from .journal import Journal
 from .objectives import Objective
-from .policies import EndpointPolicy, GgufPolicy
+from .policies import EndpointPolicy, GgufPolicy, GivenAnswer
 from .prompts import Message, chat_prompt, edit_prompt, text_of
 from .records import SUFFIXES, WRITTEN, Fields, Record, kind_of, writing_records
 from .rows import Columns, Reading, Row, is_request, read_rows
@@ -40,7 +41,8 @@ class Job:
 
     `in_flight` rows are written side by side, if that is faster (bench/batch.py). `retry` does rows again that failed
     in an earlier run; `start_over` sets aside what an earlier run left. `counts` adds what each row cost, which differs
-    from run to run; `reference` writes the four columns of the paper's own code instead.
+    from run to run; `reference` writes the four columns of the paper's own code instead. With `best_of` the best of so
+    many edits is taken (best.py). Where a server is asked, `concurrency` rows are at once.
     """
 
     source: Path
@@ -53,6 +55,8 @@ class Job:
     start_over: bool = False
     counts: bool = True
     reference: bool = False
+    best_of: int = 1
+    concurrency: int = 1
 
     @property
     def journal(self) -> Path:
@@ -137,6 +141,7 @@ def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None
 
     Raises UsageError if an earlier run had other settings, FileProblem if the disk takes no more.
     """
+    best_of(pair.aligner, job.best_of)  # what cannot be is told before a row is done
     tally = Tally(found.rows)
     began = time.monotonic()
     with Journal(job.journal, settings(job, found, pair), start_over=job.start_over) as journal:
@@ -168,6 +173,8 @@ def align_rows(
     # What a model has just written is edited, or judged, from its own cache, if each text has a sequence of its own.
     again = job.gate or (shared and isinstance(pair.policy, GgufPolicy))
     size = job.in_flight * (1 if again else _WINDOW)
+    if not (isinstance(pair.aligner, GgufAligner) and isinstance(pair.policy, GgufPolicy | GivenAnswer)):
+        size = job.concurrency * _WINDOW  # a window ends with its slowest row
     while window := list(islice(rows, size)):
         window.sort(key=_beginning)
         undone = dict(enumerate(window))
@@ -196,10 +203,11 @@ def _align_alone(i: int, row: Row, pair: Pair, job: Job, ended: Callable[[int, C
 def _how(pair: Pair, job: Job, in_flight: int) -> dict[str, Any]:
     return {
         "policy": pair.policy,
-        "aligner": pair.aligner,
+        "aligner": best_of(pair.aligner, job.best_of),
         "rounds": job.rounds,
-        "gate": job.gate,
+        "gate": job.gate or (OPEN if job.best_of > 1 else None),
         "in_flight": in_flight,
+        "concurrency": job.concurrency,
     }
 
 
@@ -256,6 +264,7 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
         "system text": job.reading.system,
         "rounds": job.rounds,
         "gate": job.gate.margin if job.gate else None,
+        **({"best of": job.best_of} if job.best_of > 1 else {}),
         "layout": aligner.layout,
     }
     if isinstance(aligner, GgufAligner):
@@ -347,7 +356,7 @@ def _result(row: Row, journal: Journal, job: Job) -> Record:
 def _columns(job: Job) -> dict[str, type | None]:
     counts: dict[str, type | None] = {"tokens_read": int, "tokens_reused": int, "tokens_written": int, "seconds": float}
     names = ("weak_answer", "aligned_answer", "outcome", "error_type", "error")
-    gated: dict[str, type | None] = {"preference": float} if job.gate else {}
+    gated: dict[str, type | None] = {"preference": float} if job.gate or job.best_of > 1 else {}
     return dict.fromkeys(names, str) | gated | (counts if job.counts else {})
 
 
@@ -360,7 +369,7 @@ def _values(result: Record, job: Job, place: str) -> Record:
         "error_type": error["type"] if error else None,
         "error": f"{place}: {error['message']}" if error else None,
     }
-    if job.gate:
+    if job.gate or job.best_of > 1:
         told["preference"] = result.get("preference")
     if job.counts:
         told |= {f"tokens_{name}": result.get(name, 0) for name in ("read", "reused", "written")}

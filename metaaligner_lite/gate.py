@@ -18,3 +18,6 @@ class Gate:
     def takes(self, edit: float, answer: float) -> bool:
         """Whether the edit is taken, by the two likelihoods."""
         return edit - answer > self.margin
+
+
+OPEN = Gate(float("-inf"))  # takes every edit, and so tells how it compares

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OnText = Callable[[str], None]
 Stop = Callable[[], bool]  # asked between batches of reading and rounds of writing: whether to end here
@@ -27,6 +27,12 @@ class Sampling:
 
 
 GREEDY = Sampling()
+_AGAIN = 0.7  # the temperature where a greedy text would only come again
+
+
+def sampled(sampling: Sampling, number: int) -> Sampling:
+    """How another text of the same is written, the first, second ... `number`: with the next seed, never greedily."""
+    return replace(sampling, seed=(sampling.seed + number) % 2**32, temperature=sampling.temperature or _AGAIN)
 
 
 @dataclass(frozen=True, slots=True)

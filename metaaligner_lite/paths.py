@@ -19,6 +19,11 @@ def cache_dir() -> Path:
     return _user_dir("XDG_CACHE_HOME", ".cache", "LOCALAPPDATA", "Library/Caches")
 
 
+def state_dir() -> Path:
+    """The folder of what is kept between runs and belongs to the user (conversations); it need not exist."""
+    return _user_dir("XDG_STATE_HOME", ".local/state", "LOCALAPPDATA", "Library/Application Support")
+
+
 def _user_dir(xdg: str, xdg_default: str, windows: str, macos: str) -> Path:
     if home := os.environ.get("MAL_HOME"):
         return Path(home)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .errors import MalError
 from .generation import GREEDY, Generation, OnText, Sampling, Stop
-from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, fit, opens_thoughts, run_on_marks
+from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, encode, fit, opens_thoughts, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ class GgufPolicy:
         (answer,) = self.answer_all([(query, history)], on_text, stop=stop)
         assert isinstance(answer, Answer)  # else it was raised
         return answer
+
+    def tokens(self, query: str, history: Sequence[Message] = ()) -> int:
+        """How many tokens a conversation up to the answer takes."""
+        turns, _ = fit([*history, Message("user", query)], self.template)
+        return len(encode(chat_prompt(turns, self.template), self.engine.model))
 
     def answer_all(
         self,

@@ -11,7 +11,7 @@ import typer
 
 from .. import __version__
 from ..errors import MalError
-from . import align, batch, convert, data, doctor, info, objectives, train_lora, tune
+from . import align, batch, chat, convert, data, doctor, info, objectives, train_lora, tune
 
 app = typer.Typer(
     name="mal",
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("align")(align.align)
+app.command("chat")(chat.chat)
 app.command("batch")(batch.batch)
 app.add_typer(objectives.app, name="objectives")
 app.command("info")(info.info)

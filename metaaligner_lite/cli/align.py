@@ -34,6 +34,7 @@ def align(
     ] = None,
     as_json: opt.Json = False,
     rounds: opt.Rounds = 1,
+    best_of: opt.BestOf = 1,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = 0.0,
     seed: opt.Seed = 0,
@@ -65,10 +66,11 @@ def align(
 
     Example: mal align "My parcel is a week late." --objectives "empathy,clarity"
     """
+    from .. import best
     from ..align import align_each
     from ..chats import Chat, load_history, with_system
     from ..errors import UsageError
-    from ..gate import Gate
+    from ..gate import OPEN, Gate
     from ..generation import Sampling
     from ..llama.context import kv_type
     from ..objectives import load_catalogue, resolve
@@ -118,7 +120,7 @@ def align(
         timeout=timeout,
     )
     screen = Screen(
-        show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == 1, given=answer is not None
+        show, as_json, several=len(wanted) > 1, streams=len(wanted) == rounds == best_of == 1, given=answer is not None
     )
     if answer is not None:
         screen.answer(split_thoughts(answer).answer)
@@ -130,12 +132,12 @@ def align(
             query,
             wanted,
             policy=pair.policy,
-            aligner=pair.aligner,
+            aligner=best.best_of(pair.aligner, best_of),
             history=turns,
             rounds=rounds,
             on_answer=screen.answer,
             on_edit=screen.edit,
-            gate=Gate() if gate else None,
+            gate=Gate() if gate else OPEN if best_of > 1 else None,
         )
     screen.finish(corrections)
     if any(correction.failure for correction in corrections):
@@ -159,7 +161,10 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
     if not query_waits and answer != "-":
         return str(query), answer
     if query is None and sys.stdin.isatty():
-        raise UsageError('no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in')
+        raise UsageError(
+            'no query; give one as text, such as mal align "My parcel is late." -o empathy, or pipe it in; '
+            "for a conversation there is mal chat"
+        )
     read = decode_text(sys.stdin.buffer.read(), "standard input").strip("\n")
     return (read, answer) if query_waits else (str(query), read)
 

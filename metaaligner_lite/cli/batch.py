@@ -46,6 +46,9 @@ def batch(
         str, typer.Option(help="Holds what no two rows share (default: none).", rich_help_panel=_COLUMNS)
     ] = "",
     in_flight: Annotated[int, typer.Option(min=1, help="GGUF rows written side by side.", rich_help_panel=_RUN)] = 1,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Rows that servers are asked at once.", rich_help_panel=_RUN)
+    ] = 4,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
@@ -66,6 +69,7 @@ def batch(
     as_json: Annotated[bool, typer.Option("--json", help="Print what became of the rows as JSON.")] = False,
     system: opt.System = "",
     rounds: opt.Rounds = 1,
+    best_of: opt.BestOf = 1,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = 0.0,
     seed: opt.Seed = 0,
@@ -111,13 +115,28 @@ def batch(
 
     if objectives and len(objectives) > 1:
         raise UsageError("a batch has one set of objectives, or a column of them; give --objectives once")
+    if best_of > 1 and in_flight > 1:
+        raise UsageError("the edits of --best-of are what is written side by side; leave out --in-flight")
     kv_type(kv)
     catalogue = load_catalogue(objectives_file)
     wanted = tuple(resolve(objectives[0], catalogue)) if objectives else ()
     columns = Columns(query_column, answer_column, objectives_column, history_column, id_column)
     (message,) = with_system((), system) if system else (None,)
     reading = Reading(columns, wanted, catalogue, message.content if message else "")
-    job = Job(source, out, reading, rounds, Gate() if gate else None, in_flight, retry, start_over, counts, reference)
+    job = Job(
+        source,
+        out,
+        reading,
+        rounds,
+        Gate() if gate else None,
+        in_flight,
+        retry,
+        start_over,
+        counts,
+        reference,
+        best_of,
+        concurrency,
+    )
     asked = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty}
     named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     console = talk()

@@ -131,6 +131,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document: tex
 Rounds = Annotated[
     int, typer.Option("--rounds", min=1, help="Edit the edited answer again, up to so many times in all.")
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        min=1,
+        help="Write so many edits, all but the first sampled with the seeds that follow --seed, and keep the one "
+        "that the aligner holds likeliest.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Use an adapter over another base than it was trained on.")]
 Gate = Annotated[
     bool,

@@ -34,10 +34,21 @@ class Screen:
 
     On a terminal the answer streams, then the aligned text with what is new in it marked; an edit that only says the
     answer again is a line, "unchanged". With several sets of objectives, or several rounds, the corrections follow when
-    all are there (`streams` is off). `given`: the answer is the user's, not a policy's.
+    all are there (`streams` is off). `given`: the answer is the user's, not a policy's. `counts` tells at the end what
+    it cost; notes that were `said` before are not said again.
     """
 
-    def __init__(self, show: Show | None, as_json: bool, *, several: bool, streams: bool, given: bool = False) -> None:
+    def __init__(
+        self,
+        show: Show | None,
+        as_json: bool,
+        *,
+        several: bool,
+        streams: bool,
+        given: bool = False,
+        counts: bool = True,
+        said: set[str] | None = None,
+    ) -> None:
         from .console import results, talk
 
         terminal = sys.stdout.isatty()
@@ -48,7 +59,8 @@ class Screen:
         self._out, self._talk = results(), talk()
         self._name = "answer" if given else "policy"
         self._answer = self._edit = self._stage = ""
-        self._said: set[str] = set()
+        self._counts = counts
+        self._said: set[str] = set() if said is None else said
         self._wrap = Wrapped(self._out)
         self._marks: Marked | None = None  # once the aligned text is being shown
 
@@ -76,6 +88,12 @@ class Screen:
             return
         self._aligned("aligned", self._edit if self._marks is None else text)
 
+    def break_off(self) -> None:
+        """End what is being shown, where no correction follows."""
+        if self._marks:
+            self._marks.close()
+        self._wrap.end_line()
+
     def finish(self, corrections: list[Correction]) -> None:
         """What is left to print once all texts are there."""
         from ..output import account, notes, record
@@ -91,7 +109,7 @@ class Screen:
             self._print_whole(corrections)
         for note in dict.fromkeys(note for correction in corrections for note in notes(correction)):
             self.say(note)
-        if not self._json:
+        if self._counts and not self._json:
             for line in account(corrections):
                 self._talk.print(line, style="dim")
 

@@ -31,7 +31,7 @@ class Request:
 
     `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
     in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`.
-    `on_text` gets it as it grows.
+    `on_text` gets it as it grows; `sampling` takes the place of the one for all.
     """
 
     prompt: Prompt
@@ -40,6 +40,7 @@ class Request:
     copies: Sequence[str] = ()
     marks: Sequence[str] = ()
     on_text: OnText | None = None
+    sampling: Sampling | None = None
 
 
 class Engine:
@@ -141,7 +142,7 @@ class Engine:
         return Task(
             tokens,
             min(request.usual if max_tokens is None else max_tokens, room),
-            sampling,
+            request.sampling or sampling,
             request.on_text,
             Drafter(*(spelled[text] for text in request.copies)) if request.copies else None,
             edit if adapted else NEVER,
