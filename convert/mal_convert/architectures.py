@@ -7,7 +7,7 @@ transformers and with llama.cpp's own converter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,9 +203,9 @@ def _refuse_variants(architecture: Architecture, config: Config) -> None:
         if (found := config.value(key)) not in allowed:
             wanted = " or ".join(str(value) for value in allowed)
             raise ModelError(f"config.json: {key} is {found!r}; llama.cpp's {architecture.gguf} has only {wanted}")
-    if "quantization_config" in config.raw:
+    if used := [key for key in ("quantization_config", "quantization") if config.raw.get(key)]:  # the latter is MLX's
         raise ModelError(
-            "the checkpoint is quantized already (quantization_config in config.json): to quantize it again, or to "
+            f"the checkpoint is quantized already ({used[0]} in config.json): to quantize it again, or to "
             "merge an adapter into it, would round twice; take the 16 or 32-bit original, for an adapter as --base"
         )
     every, kinds = architecture.full_attention_every, config.value("layer_types")
@@ -220,6 +220,32 @@ def _refuse_variants(architecture: Architecture, config: Config) -> None:
                 f"config.json: query_pre_attn_scalar is {config.value('query_pre_attn_scalar')}, "
                 f"llama.cpp's {architecture.gguf} of {config.layers} layers uses {llama_cpp}"
             )
+
+
+# What wrappers of a module put into the names of its tensors: torch.compile, DDP, FSDP, activation checkpointing,
+# DeepSpeed and its like.
+_WRAPPERS = {
+    "_orig_mod",
+    "module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_ddp_module",
+}
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Tensor names as the model itself has them -> as they are stored, with what wrappers put into them.
+
+    Raises ModelError if two tensors get one name.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if plain in found:
+            raise ModelError(f"the weights hold {found[plain]!r} and {name!r}, which are one tensor; save them once")
+        found[plain] = name
+    return found
 
 
 def text_name(name: str) -> str | None:

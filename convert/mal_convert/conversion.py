@@ -41,6 +41,7 @@ def convert(
     started = time.monotonic()
     folder, out = locate(source), default_out(source, out)
     if folder.suffix == ".gguf" and folder.is_file():
+        requantize.refuse_adapter_options(folder, base, adapter_only)
         return requantize.requantize(folder, out, types, force=force, verify=verify, progress=progress)
     if adapter_only:
         return adapter_file.convert_adapter(folder, out, types, base=base, force=force, progress=progress)
@@ -59,6 +60,7 @@ def convert(
         outputs=tuple(written),
         checks=tuple(checks),
         seconds=time.monotonic() - started,
+        notes=job.notes,
     )
 
 

@@ -34,6 +34,11 @@ class Job:
     outputs: Mapping[str, Path]  # type -> file
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken where the source holds more than one thing."""
+        return (*self.model.notes, *self.vocabulary.notes)
+
+    @property
     def parameters(self) -> int:
         """How many numbers the model has."""
         return count_parameters(self.steps)

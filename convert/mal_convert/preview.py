@@ -33,6 +33,7 @@ class Preview:
     outputs: dict[str, Path]
     bytes_needed: int
     tensors: tuple[Planned, ...]
+    notes: tuple[str, ...] = ()
 
 
 def preview(
@@ -48,6 +49,7 @@ def preview(
     require_extra("convert", "tokenizers", "sentencepiece")
     folder, out = locate(source), default_out(source, out)
     if folder.suffix == ".gguf" and folder.is_file():
+        requantize.refuse_adapter_options(folder, base, adapter_only)
         header, targets = requantize.plan(folder, out, types)
         tensors = tuple(Planned(t.name, t.shape[::-1], t.type_name) for t in header.tensors)
         count, room = sum(t.elements for t in header.tensors), requantize.room_for(header, targets)
@@ -62,6 +64,7 @@ def preview(
             made.outputs,
             made.bytes_needed + outputs.MARGIN,
             _planned(made.steps),
+            made.notes,
         )
     job = prepare(folder, out, types, base=base, pre=pre)
     architecture, pre_tokenizer = job.model.architecture.gguf, job.vocabulary.pre[0]
@@ -72,6 +75,7 @@ def preview(
         dict(job.outputs),
         job.bytes_needed + outputs.MARGIN,
         _planned(job.steps),
+        job.notes,
     )
 
 

@@ -50,7 +50,8 @@ class Output:
 class ConversionReport:
     """What a conversion did: its outputs, what was measured on each, and how long it took.
 
-    `checks` has one entry per output, and none if the conversion was told not to verify.
+    `checks` has one entry per output, and none if the conversion was told not to verify. `notes` say what was taken
+    where the source holds more than one thing.
     """
 
     source: str
@@ -60,3 +61,4 @@ class ConversionReport:
     outputs: tuple[Output, ...]
     checks: tuple[FileCheck, ...]
     seconds: float
+    notes: tuple[str, ...] = ()

@@ -61,6 +61,14 @@ def requantize(
     )
 
 
+def refuse_adapter_options(source: Path, base: str | None, adapter_only: bool) -> None:
+    """Raise UsageError for options that a GGUF file has no use for."""
+    if base is not None or adapter_only:
+        raise UsageError(
+            f"{source} is a GGUF file, to be quantized; --base and --adapter-only belong to adapter folders"
+        )
+
+
 def room_for(header: GgufHeader, types: Iterable[str]) -> int:
     """The most bytes that files of these types take together."""
     return sum(room(name, tensor.shape[::-1]) for name in types for tensor in header.tensors)

@@ -128,8 +128,10 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def _show(report: ConversionReport, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from .console import print_json
+    from .console import print_json, talk
 
+    for note in report.notes:
+        talk().print(f"note: {note}")
     if as_json:
         print_json(_plain(asdict(report)))
         return
@@ -174,8 +176,10 @@ def _share(error: float) -> str:
 def _show_plan(plan: Preview, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from .console import human_bytes, print_json
+    from .console import human_bytes, print_json, talk
 
+    for note in plan.notes:
+        talk().print(f"note: {note}")
     if as_json:
         print_json(_plain(asdict(plan)))
         return
