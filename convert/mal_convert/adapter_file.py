@@ -142,6 +142,11 @@ def plan_adapter(architecture: Architecture, config: Config, adapter: Adapter) -
             raise ModelError(
                 "the adapter is a DoRA, which GGUF adapters cannot express; merge it: leave --adapter-only out"
             )
+        if ".mlp.experts." in name:
+            raise ModelError(
+                f"the adapter changes one expert ({name!r}), which GGUF adapters cannot express; merge it: leave "
+                "--adapter-only out"
+            )
         if shapes.get(name) != pair.shape:
             raise ModelError(
                 f"the adapter changes {name!r} of shape {pair.shape}, the base has "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,16 @@ class SourceTensor:
         if not self.transposed:
             return np.memmap(self.file, mode="r", dtype=kind, offset=self.offset, shape=shape)
         return np.memmap(self.file, mode="r", dtype=kind, offset=self.offset, shape=shape[::-1]).T
+
+    def item(self, i: int) -> SourceTensor:
+        """One of the matrices that a tensor of three dimensions holds."""
+        size = math.prod(self.shape[1:]) * _WIDTH.get(self.dtype, 1)
+        return replace(self, shape=self.shape[1:], offset=self.offset + i * size)
+
+    def part(self, start: int, count: int) -> SourceTensor:
+        """Some neighbouring rows."""
+        size = math.prod(self.shape[1:]) * _WIDTH.get(self.dtype, 1)
+        return replace(self, shape=(count, *self.shape[1:]), offset=self.offset + start * size)
 
     @property
     def row_length(self) -> int:

@@ -132,7 +132,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary, architecture: Architect
 
 def count_parameters(steps: Sequence[Step]) -> int:
     """How many numbers come from the source."""
-    return sum(step.elements for step in steps if step.source is not None)
+    return sum(step.elements for step in steps if step.source is not None or step.parts)
 
 
 def output_paths(

@@ -162,6 +162,49 @@ def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
         raise ModelError(f"the rope scaling {kind!r} is not supported for phi3; supported is longrope")
 
 
+def _granite(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Llama with four multipliers."""
+    _common(writer, config)
+    _rotary(writer, config)
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(config.head_dim)
+    for key, add in (
+        ("attention_multiplier", writer.add_attention_scale),
+        ("embedding_multiplier", writer.add_embedding_scale),
+        ("residual_multiplier", writer.add_residual_scale),
+        ("logits_scaling", writer.add_logit_scale),
+    ):
+        if not config.real(key):
+            raise ModelError(f"config.json: {key} is 0, which llama.cpp's granite takes for absent")
+        add(config.real(key))
+
+
+def _smollm3(writer: gguf.GGUFWriter, config: Config) -> None:
+    _common(writer, config)
+    _rotary(writer, config)
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(config.head_dim)
+
+
+def _experts(writer: gguf.GGUFWriter, config: Config) -> None:
+    if config.integer("num_experts_per_tok") > config.integer("num_experts"):
+        raise ModelError("config.json: num_experts_per_tok is more than num_experts")
+    writer.add_expert_count(config.integer("num_experts"))
+    writer.add_expert_used_count(config.integer("num_experts_per_tok"))
+    writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
+
+
+def _qwen2moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen2(writer, config)
+    _experts(writer, config)
+    writer.add_expert_shared_feed_forward_length(config.integer("shared_expert_intermediate_size"))
+
+
+def _qwen3moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen3(writer, config)
+    _experts(writer, config)
+
+
 _FAMILIES: Mapping[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     "llama": _llama,
     "qwen2": _qwen2,
@@ -169,4 +212,9 @@ _FAMILIES: Mapping[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,
+    "granite": _granite,
+    "olmo2": _qwen2,
+    "smollm3": _smollm3,
+    "qwen2moe": _qwen2moe,
+    "qwen3moe": _qwen3moe,
 }

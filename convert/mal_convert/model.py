@@ -12,7 +12,7 @@ import numpy as np
 from metaaligner_lite.errors import ModelError, UsageError
 
 from .adapter import Adapter, LowRank, both_note, has_adapter, read_adapter
-from .architectures import Architecture, find, text_name, unwrapped
+from .architectures import Architecture, find, split, text_name, unwrapped
 from .checkpoint import SourceTensor, has_pickles, has_weights, open_checkpoint
 from .config import Config
 from .hub import locate
@@ -76,7 +76,10 @@ def _open_folder(folder: Path) -> Model:
     checkpoint = open_checkpoint(folder)
     architecture, config = find(checkpoint.config)
     names = unwrapped(checkpoint.tensors)
-    tensors = {plain: checkpoint.tensors[names[name]] for name in names if (plain := text_name(name)) is not None}
+    tensors: dict[str, SourceTensor] = {}
+    for name, stored in names.items():
+        if (plain := text_name(name)) is not None:
+            tensors |= split(plain, checkpoint.tensors[stored])
     model = Model(folder, folder, architecture, config, tensors, {}, checkpoint.dtype)
     if model.tied and HEAD in tensors:
         _check_tie(model)

@@ -85,6 +85,8 @@ def _planned(steps: Sequence[Step]) -> tuple[Planned, ...]:
 
 def made_of(step: Step) -> str:
     """Where a tensor comes from and what is done to it, in words."""
+    if step.parts:
+        return f"{len(step.parts)} experts, each {made_of(step.parts[0])}"
     if step.source is None:
         return "computed from config.json"
     words = [f"{step.source.dtype} {step.source.name}"]

@@ -123,7 +123,11 @@ def _check(header: GgufHeader, files: outputs.Staged, progress: Progress) -> lis
                 raise ModelError(f"the {name} file tokenizes differently from its source")
             logits, greedy = model.run(ids, verify.GREEDY)
         error, agreement = verify.logits_error(
-            name, logits, expected, rounded={tensor.type_name for tensor in header.tensors}
+            name,
+            logits,
+            expected,
+            rounded={tensor.type_name for tensor in header.tensors},
+            routed=bool(header.metadata.get(f"{header.text('general.architecture')}.expert_count")),
         )
         found.append(FileCheck(name, error, agreement, errors, tuple(greedy)))
     progress("verifying", len(files), len(files))
