@@ -89,7 +89,7 @@ def prepare(
     steps = tuple(plan_tensors(model, len(vocabulary.tokens)))
     vocabulary = vocabulary.padded(model.config.integer("vocab_size"))
     vocabulary = settle_pre_tokenizer(vocabulary, model.architecture, model.tokenizer)
-    about = metadata.identity(model.folder, count_parameters(steps), model.base)
+    about = metadata.identity(model.folder, count_parameters(steps), model.base, count_experts(steps))
     fields = metadata.describe(about, model.architecture, model.config, vocabulary)
     made = manifest.read(model.folder) or manifest.Manifest(role="policy")  # any model may be asked for answers
     notes = conversion_notes(model.dtype, verified) | {"pre_tokenizer": vocabulary.pre[0]}
@@ -133,6 +133,12 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary, architecture: Architect
 def count_parameters(steps: Sequence[Step]) -> int:
     """How many numbers come from the source."""
     return sum(step.elements for step in steps if step.source is not None or step.parts)
+
+
+def count_experts(steps: Sequence[Step]) -> tuple[int, int]:
+    """How many numbers one expert of each layer has, all layers together, and how many experts there are."""
+    stacks = [step for step in steps if step.parts]
+    return sum(step.parts[0].elements for step in stacks), len(stacks[0].parts) if stacks else 0
 
 
 def output_paths(

@@ -32,10 +32,11 @@ def describe(
     return dict(writer.kv_data[0])
 
 
-def identity(folder: Path, parameters: int, base: str = "") -> gguf.Metadata:
+def identity(folder: Path, parameters: int, base: str = "", experts: tuple[int, int] = (0, 0)) -> gguf.Metadata:
     """Name, licence, base model and sampling defaults, from the model card, the configs and the folder's name.
 
-    `parameters` is negative for an adapter. A `base` on the Hub is named if the model card names none.
+    `parameters` is negative for an adapter. A `base` on the Hub is named if the model card names none. `experts`: the
+    parameters of one expert of each layer together, and how many there are.
     """
     try:
         about = gguf.Metadata.load(None, folder.resolve(), None, parameters)
@@ -43,7 +44,9 @@ def identity(folder: Path, parameters: int, base: str = "") -> gguf.Metadata:
         raise FileProblem(f"model card or config in {folder} cannot be read: {error}; mend or remove it") from error
     about.name = about.name or folder.resolve().name
     if parameters > 0:  # an adapter's own size says little
-        about.size_label = about.size_label or gguf.size_label(parameters, parameters, 0, 0)
+        expert, count = experts
+        size = gguf.size_label(parameters, parameters - expert * count, expert, count)
+        about.size_label = about.size_label or size
     if not about.base_models and re.fullmatch(r"[\w-]+/[\w.-]+", base):
         owner, _, name = base.partition("/")
         url = f"https://huggingface.co/{base}"
