@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaaligner_lite.errors import require_extra
+from metaaligner_lite.errors import UsageError, require_extra
 
 from . import adapter_file, outputs, requantize
 from .hub import default_out, locate
@@ -44,18 +44,21 @@ def preview(
     base: str | None = None,
     adapter_only: bool = False,
     pre: str | None = None,
+    imatrix: Path | None = None,
 ) -> Preview:
     """The plan of `convert` with the same arguments. Raises what it would raise before it reads tensor data."""
     require_extra("convert", "tokenizers", "sentencepiece")
     folder, out = locate(source), default_out(source, out)
     if folder.suffix == ".gguf" and folder.is_file():
         requantize.refuse_adapter_options(folder, base, adapter_only)
-        header, targets = requantize.plan(folder, out, types)
+        header, targets = requantize.plan(folder, out, types, imatrix is not None)
         tensors = tuple(Planned(t.name, t.shape[::-1], t.type_name) for t in header.tensors)
         count, room = sum(t.elements for t in header.tensors), requantize.room_for(header, targets)
         names = (header.text("general.architecture"), count, header.text("tokenizer.ggml.pre"))
         return Preview(*names, targets, room + outputs.MARGIN, tensors)
     if adapter_only:
+        if imatrix is not None:
+            raise UsageError("an importance matrix is for whole models; an adapter alone stays as exact as it is")
         made = adapter_file.plan(folder, out, types, base)
         return Preview(
             made.architecture,
@@ -66,7 +69,7 @@ def preview(
             _planned(made.steps),
             made.notes,
         )
-    job = prepare(folder, out, types, base=base, pre=pre)
+    job = prepare(folder, out, types, base=base, pre=pre, matrix=imatrix is not None)
     architecture, pre_tokenizer = job.model.architecture.gguf, job.vocabulary.pre[0]
     return Preview(
         architecture,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,13 @@ import numpy as np
 from metaaligner_lite.errors import ModelError
 from metaaligner_lite.gguf_file import GgufHeader, TensorInfo, read_header
 
-from . import tensors, tokens
+from . import outputs, tensors, tokens
 from .checkpoint import F32
+from .imatrix import Matrix
 from .libllama import opened
 from .plan import Step
 from .probe import SENTENCE
+from .quantize import PLAIN, needs_matrix, quantize
 from .report import FileCheck, Progress
 
 if TYPE_CHECKING:
@@ -39,7 +42,9 @@ _SAMPLED = 4  # rows of each tensor
 GREEDY = 8
 
 
-def check(job: Job, start: Path, files: Mapping[str, Path], progress: Progress) -> list[FileCheck]:
+def check(
+    job: Job, start: Path, files: outputs.Staged, progress: Progress, matrix: Matrix | None = None
+) -> list[FileCheck]:
     """Check every output, and the file that quantizing started from.
 
     Raises ModelError, naming file, check and both values, at the first failure.
@@ -54,9 +59,24 @@ def check(job: Job, start: Path, files: Mapping[str, Path], progress: Progress) 
     found = []
     for done, (name, path) in enumerate(everything.items(), 1):
         progress("verifying", done, 1 + len(everything))
-        found.append(check_file(name, path, job, ids, expected, encode, greedy=name in files))
+        result = check_file(name, path, job, ids, expected, encode, greedy=name in files)
+        if matrix is not None:
+            result = replace(result, without_matrix=without_matrix(name, start, files, ids, expected))
+        found.append(result)
     progress("verifying", 1 + len(everything), 1 + len(everything))
     return [result for result in found if result.type in files]
+
+
+def without_matrix(name: str, start: Path, files: outputs.Staged, ids: Sequence[int], expected: F32) -> float | None:
+    """The logits' error of a type quantized without an importance matrix; None for types that cannot be."""
+    if name in PLAIN or needs_matrix(name):
+        return None
+    path = files.extra(f"without-{name}.gguf")
+    quantize(start, path, name, lambda done, total: None)
+    with opened(path) as model:
+        logits = model.logits(ids)
+    path.unlink()
+    return _distance(logits, expected)
 
 
 def check_file(
