@@ -489,3 +489,88 @@ def test_an_unknown_rotary_setting_is_refused(base: Path, tmp_path: Path) -> Non
     edit(folder / "config.json", rope_parameters={**models.YARN, "mscale": 0.7})
     with pytest.raises(ModelError, match="the rope setting rope_parameters.mscale is not known here"):
         convert(folder, tmp_path / "out", ["f16"])
+
+
+# Marks and encodings that editors leave
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_settings_with_a_byte_order_mark_are_read(base: Path, tmp_path: Path, encoding: str) -> None:
+    folder = copied(base, tmp_path / "tiny-llama")
+    names = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
+    for path in (folder / name for name in names):
+        path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
+    one, other = (convert(source, tmp_path / f"{i}.gguf", ["f16"]) for i, source in enumerate((base, folder)))
+    first, second = (read_header(report.outputs[0].path).metadata for report in (one, other))
+    assert dict(first) == dict(second)
+
+
+# Experts joined in one tensor, and adapters of them
+
+
+def test_experts_in_one_tensor_are_the_same_experts(tmp_path: Path) -> None:
+    apart, joined = tmp_path / "apart", tmp_path / "joined"
+    apart.mkdir()
+    models.FAMILIES["qwen3-moe"](apart)
+    copied(apart, joined)
+    weights = load_file(apart / "model.safetensors")
+    for layer in range(2):
+        at = f"model.layers.{layer}.mlp.experts"
+        parts = {p: [weights.pop(f"{at}.{n}.{p}_proj.weight") for n in range(8)] for p in ("gate", "up", "down")}
+        both = [np.concatenate(pair) for pair in zip(parts["gate"], parts["up"], strict=True)]
+        weights |= {f"{at}.gate_up_proj": np.stack(both), f"{at}.down_proj": np.stack(parts["down"])}
+    save_file(weights, joined / "model.safetensors")
+    one, other = (convert(folder, tmp_path / f"{folder.name}.gguf", ["f16"]) for folder in (apart, joined))
+    assert models.tensor_bytes(one.outputs[0].path) == models.tensor_bytes(other.outputs[0].path)
+    assert any("8 experts, each" in tensor.made_of for tensor in preview(apart, None, ["f16"]).tensors)
+    edit(apart / "config.json", num_experts=10**6)
+    with pytest.raises(ModelError, match="names 1,000,000 experts in each of 2 layers, the weights hold only"):
+        convert(apart, tmp_path / "x.gguf", ["f16"])
+
+
+def test_an_adapter_of_one_expert_is_merged_and_not_written_alone(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    models.FAMILIES["qwen3-moe"](base)
+    at, chance = "model.layers.0.mlp.experts.3.up_proj", np.random.default_rng(0)
+    a, b = chance.normal(size=(4, 256)).astype(np.float32), chance.normal(size=(256, 4)).astype(np.float32)
+    adapter.mkdir()
+    matrices = {f"base_model.model.{at}.lora_A.weight": a, f"base_model.model.{at}.lora_B.weight": b}
+    save_file(matrices, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    found = models.tensor_bytes(convert(adapter, tmp_path / "x.gguf", ["f32"]).outputs[0].path)
+    stack = np.frombuffer(found["blk.0.ffn_up_exps.weight"][2], np.float32).reshape(8, 256, 256)
+    expected = load_file(base / "model.safetensors")[f"{at}.weight"] + 2 * b @ a
+    assert np.allclose(stack[3], expected, atol=1e-5)
+    with pytest.raises(ModelError, match="the adapter changes one expert .* merge it"):
+        convert(adapter, tmp_path / "y.gguf", ["f32"], adapter_only=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("qwen3-moe", {"mlp_only_layers": [1]}, "mlp_only_layers is .1.; llama.cpp's qwen3moe has only"),
+        ("qwen3-moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
+        ("qwen2-moe", {"norm_topk_prob": True}, "norm_topk_prob is True"),
+        ("granite-4", {"layer_types": ["mamba", "attention"]}, "layer_types differ from llama.cpp's granite"),
+        ("granite-4", {"num_local_experts": 4}, "num_local_experts is 4"),
+        (
+            "granite-3",
+            {"residual_multiplier": 0},
+            "residual_multiplier is 0, which llama.cpp",
+        ),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "no_rope_layers is .*each 4th layer without"),
+        ("smollm3", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("olmo-2", {"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+    ],
+)
+def test_variants_that_llama_cpp_computes_otherwise(
+    tmp_path: Path, family: str, changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    models.FAMILIES[family](folder)
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ModelError, match=message):
+        convert(folder, tmp_path / "out", ["f16"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import gguf
 
 from metaaligner_lite import manifest
-from metaaligner_lite.errors import FileProblem, ModelError
+from metaaligner_lite.errors import FileProblem, MalError, ModelError
+from metaaligner_lite.files import decode_text, read_head
 
 from .architectures import Architecture
 from .checkpoint import read_optional_json
@@ -39,7 +42,10 @@ def identity(folder: Path, parameters: int, base: str = "", experts: tuple[int, 
     parameters of one expert of each layer together, and how many there are.
     """
     try:
-        about = gguf.Metadata.load(None, folder.resolve(), None, parameters)
+        with tempfile.TemporaryDirectory(prefix="mal-convert-") as scratch:
+            about = gguf.Metadata.load(None, _in_utf8(folder.resolve(), Path(scratch)), None, parameters)
+    except MalError:
+        raise
     except Exception as error:  # gguf-py lets whatever its YAML and JSON parsers meet escape
         raise FileProblem(f"model card or config in {folder} cannot be read: {error}; mend or remove it") from error
     about.name = about.name or folder.resolve().name
@@ -55,6 +61,25 @@ def identity(folder: Path, parameters: int, base: str = "", experts: tuple[int, 
     if about.sampling_penalty_repeat is None and isinstance(penalty, float):
         about.sampling_penalty_repeat = penalty
     return about
+
+
+def _in_utf8(folder: Path, scratch: Path) -> Path:
+    """The folder, or one of its name in `scratch` with plain UTF-8 where a file begins with a byte order mark.
+
+    gguf-py reads these files by itself, and knows no such marks.
+    """
+    paths = [folder / name for name in ("README.md", "config.json", "generation_config.json")]
+    heads = {path: read_head(path) for path in paths if path.is_file()}
+    if not any(head.startswith(_MARKS) for head in heads.values()):
+        return folder
+    copy = scratch / (folder.name or "model")
+    copy.mkdir()
+    for path in heads:
+        (copy / path.name).write_text(decode_text(path.read_bytes(), str(path)), encoding="utf-8")
+    return copy
+
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def with_manifest(fields: Mapping[str, Any], made: manifest.Manifest) -> dict[str, Any]:
