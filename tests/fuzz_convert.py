@@ -11,6 +11,7 @@ The last of them, `--whole`, are whole conversions, whose folder may hold nothin
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import shutil
@@ -57,14 +58,14 @@ def damage_json(value: Any, chance: random.Random) -> Any:
         path.append(key)
         at = at[key]
     if not path:
-        return chance.choice(STRANGE)
+        return copy.deepcopy(chance.choice(STRANGE))
     parent = value
     for key in path[:-1]:
         parent = parent[key]
     if chance.random() < 0.2:
         del parent[path[-1]]
     else:
-        parent[path[-1]] = chance.choice(STRANGE)
+        parent[path[-1]] = copy.deepcopy(chance.choice(STRANGE))  # else it may come to hold itself
     return value
 
 
