@@ -49,6 +49,55 @@ def decode_text(data: bytes, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+HEAD = 512  # bytes of a file that tell what it is
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<error", b"<!--")
+_POINTERS = {
+    b"version https://git-lfs": "a git-lfs pointer, not the file itself: run `git lfs pull` in its folder",
+    b"# xet version": "a xet pointer, not the file itself: fetch it with `hf download`",
+    b"/annex/objects/": "a git-annex pointer, not the file itself: run `git annex get` in its folder",
+}
+_SAID = (b"entry not found", b"not found", b"access to ", b"invalid username", b"repository not found", b'{"error"')
+_ARCHIVES = {
+    b"\x1f\x8b\x08": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+    b"BZh": "bzip2",
+}
+
+
+def impostor(head: bytes) -> str:
+    """What a file is that only stands in place of the one expected: a pointer, a page, an archive; "" for none.
+
+    `head`: its first HEAD bytes. No file of weights, tokens or settings begins like any of these.
+    """
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    for mark, what in _POINTERS.items():
+        if start.startswith(mark) or (mark.startswith(b"/") and mark in start[:200] and len(head) < HEAD):
+            return what
+    if start.startswith(_PAGES):
+        return "a web page, not the file itself (a login or an error?): download it again, with `hf download`"
+    if start.startswith(_SAID) and len(head) < HEAD:
+        said = head.decode("utf-8", errors="replace").strip().split("\n")[0][:80]
+        return f"a server's refusal ({said}), not the file itself: download it again, with `hf download`"
+    for mark, kind in _ARCHIVES.items():
+        if head.startswith(mark):
+            pickle = ", perhaps weights in torch's own format" if kind == "zip" else ""
+            return f"a {kind} archive{pickle}: unpack it, or take the file itself"
+    if not head:
+        return "empty: download or save it again"
+    if len(head) >= 16 and not any(head):
+        return "nothing but zeros at its beginning: a download that never finished; fetch it again"
+    return ""
+
+
+def read_head(path: Path) -> bytes:
+    """The first HEAD bytes of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
 @contextmanager
 def written_whole(path: Path, *, private: bool = False, beside: Path | None = None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends; if it ends by an exception, nothing has changed.

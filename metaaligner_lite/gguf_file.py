@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FileProblem
+from .files import HEAD, impostor
 
 MAX_ARRAY = 1024  # longer arrays (vocabularies) are counted, not read
 VOCABULARY = "tokenizer.ggml.tokens"
@@ -139,7 +140,9 @@ def read_header(path: Path, max_array: int = MAX_ARRAY) -> GgufHeader:
         with path.open("rb") as file:
             size = path.stat().st_size
             if size < 24:
-                raise FileProblem(f"{path} is {size} bytes, too short for a GGUF file; download or convert it again")
+                what = impostor(file.read(HEAD))
+                advice = f"it is {what}" if what and size else "download or convert it again"
+                raise FileProblem(f"{path} is {size} bytes, too short for a GGUF file; {advice}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Parser(path, data, size, max_array).header()
     except FileNotFoundError:
@@ -192,7 +195,9 @@ class _Parser:
     def header(self) -> GgufHeader:
         magic = self.data[:4]
         if magic != b"GGUF":
-            raise self.problem(f"begins with {magic!r}, expected b'GGUF'", "is this a model file in GGUF format?")
+            what = impostor(self.data[:HEAD])
+            advice = f"it is {what}" if what else "is this a model file in GGUF format?"
+            raise self.problem(f"begins with {magic!r}, expected b'GGUF'", advice)
         self.at = 4
         version = self.scalar("<I")
         if version not in (2, 3):

@@ -16,14 +16,16 @@ CORPUS = [
 ] * 4
 
 
-def byte_level_tokenizer(folder: Path, pre: str = "smollm", size: int = 512) -> Any:
+def byte_level_tokenizer(
+    folder: Path, pre: str = "smollm", size: int = 512, tokenizer_class: str = "PreTrainedTokenizerFast"
+) -> Any:
     """Train and save a byte-level BPE tokenizer with the pre-tokenizer of a released model; returns it."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm"))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm", "starcoder"))
     steps = [level]
-    if pre == "smollm":
+    if pre in ("smollm", "starcoder"):
         steps = [pre_tokenizers.Digits(individual_digits=True), level]
     elif pre != "gpt-2":
         from mal_convert.pretokenizer import _BY_PATTERN
@@ -46,7 +48,7 @@ def byte_level_tokenizer(folder: Path, pre: str = "smollm", size: int = 512) -> 
     )
     wrapped.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     wrapped.save_pretrained(folder)
-    as_released(folder, "GPT2Tokenizer" if pre == "gpt-4o" else "PreTrainedTokenizerFast")
+    as_released(folder, "GPT2Tokenizer" if pre == "gpt-4o" else tokenizer_class)
     return wrapped
 
 
@@ -188,6 +190,35 @@ PARTIAL = {
     "short_factor": [1.0 + i / 16 for i in range(24)],
 }
 
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+GRANITE = {
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "attention_multiplier": 0.015625,
+    "logits_scaling": 8.0,
+    "tie_word_embeddings": True,
+}
+
+
+def granite_4(folder: Path) -> None:
+    """A dense one of Granite 4: the hybrid's class with attention alone and no experts."""
+    save(
+        "GraniteMoeHybridConfig",
+        byte_level_tokenizer(folder, "gpt-4o"),
+        folder,
+        **GRANITE,
+        layer_types=["attention", "attention"],
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        shared_intermediate_size=512,
+        position_embedding_type="rope",
+        mamba_n_heads=8,
+    )
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"layer_types": ["attention", "attention"]}
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
 # Name -> how to make one. Each stands for a released family: its tokenizer's rules, its config's peculiarities.
 FAMILIES: dict[str, Callable[[Path], None]] = {
     "llama-2": lambda f: save("LlamaConfig", sentencepiece_tokenizer(f), f),
@@ -245,6 +276,25 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
         original_max_position_embeddings=512,
         tie_word_embeddings=True,
     ),
+    "phi-4": lambda f: save(
+        "Phi3Config",
+        byte_level_tokenizer(f, "llama-bpe", tokenizer_class="GPT2Tokenizer"),
+        f,
+        sliding_window=None,
+        rope_theta=250000.0,
+        max_position_embeddings=16384,
+        original_max_position_embeddings=16384,
+    ),
+    "qwen2-moe": lambda f: save(
+        "Qwen2MoeConfig", byte_level_tokenizer(f, "qwen2"), f, **EXPERTS, shared_expert_intermediate_size=256
+    ),
+    "qwen3-moe": lambda f: save(
+        "Qwen3MoeConfig", byte_level_tokenizer(f, "qwen2"), f, **EXPERTS, norm_topk_prob=True, head_dim=128
+    ),
+    "granite-3": lambda f: save("GraniteConfig", byte_level_tokenizer(f, "starcoder"), f, **GRANITE),
+    "granite-4": lambda f: granite_4(f),
+    "olmo-2": lambda f: save("Olmo2Config", byte_level_tokenizer(f, "llama-bpe"), f),
+    "smollm3": lambda f: save("SmolLM3Config", byte_level_tokenizer(f, "llama-bpe"), f, num_hidden_layers=4),
 }
 
 

@@ -51,6 +51,7 @@ SETTINGS = {
     "dora": {"use_dora": True},
     "tied embedding": {"target_modules": ["embed_tokens", "o_proj"]},
     "tied head": {"target_modules": ["lm_head", "gate_proj"]},
+    "tied, both changed alike": {"target_modules": ["embed_tokens", "o_proj"], "ensure_weight_tying": True},
     "saved modules": {"modules_to_save": ["lm_head"]},
 }
 

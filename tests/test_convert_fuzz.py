@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import convert_models as models
+import fuzz_convert as fuzz
+from fuzz_convert import damage_bytes, damage_json
 
 from mal_convert import convert
 from mal_convert.adapter import read_adapter
@@ -26,10 +27,6 @@ from mal_convert.model import open_model
 from mal_convert.plan import plan_tensors
 from mal_convert.vocab import read_vocabulary
 from metaaligner_lite.errors import MalError
-
-# Values that a JSON file may hold in place of what is expected.
-NUMBERS: list[Any] = [0, 1, -1, 3.5, 1e400, 2**31, 2**63, 2**80]
-STRANGE: list[Any] = [None, True, *NUMBERS, "", "x", "\ud800", "0" * 50, "NaN", [], [1], [[]], {}, {"a": []}]
 
 
 @pytest.fixture(scope="module")
@@ -54,44 +51,6 @@ def survives(step: Callable[[], object]) -> None:
         step()
     except MalError as error:
         assert len(str(error)) > 10
-
-
-def damage_bytes(raw: bytes, chance: random.Random, within: int) -> bytes:
-    """Cut, grow, flip or overwrite: at the front, where the header is."""
-    data = bytearray(raw)
-    kind = chance.randrange(5)
-    at = chance.randrange(min(within, len(data)))
-    if kind == 0:
-        del data[at:]
-    elif kind == 1:
-        del data[at : at + chance.randrange(1, 16)]
-    elif kind == 2:
-        data[at:at] = chance.randbytes(chance.randrange(1, 16))
-    elif kind == 3:
-        data[at : at + 8] = chance.choice([0, 1, 2**31, 2**63 - 1, 2**64 - 1]).to_bytes(8, "little")
-    else:
-        for _ in range(chance.randrange(1, 8)):
-            data[chance.randrange(min(within, len(data)))] = chance.randrange(256)
-    return bytes(data)
-
-
-def damage_json(value: Any, chance: random.Random) -> Any:
-    """Put something strange at a random place."""
-    at, path = value, []
-    while isinstance(at, dict | list) and at and chance.random() < 0.8:
-        key = chance.choice(list(at)) if isinstance(at, dict) else chance.randrange(len(at))
-        path.append(key)
-        at = at[key]
-    if not path:
-        return chance.choice(STRANGE)
-    parent = value
-    for key in path[:-1]:
-        parent = parent[key]
-    if chance.random() < 0.2:
-        del parent[path[-1]]
-    else:
-        parent[path[-1]] = chance.choice(STRANGE)
-    return value
 
 
 def plan(folder: Path) -> None:
@@ -159,7 +118,8 @@ def whole(source: Path, name: str, kind: str, cases: int, seed: int) -> None:
     script = f"""
 import json, random, shutil, sys
 from pathlib import Path
-from test_convert_fuzz import damage_bytes, damage_json, survives
+from fuzz_convert import damage_bytes, damage_json
+from test_convert_fuzz import survives
 from mal_convert import convert
 source, chance = Path({str(source)!r}), random.Random({seed})
 path = source if source.is_file() else source / {name!r}
@@ -190,3 +150,13 @@ def test_whole_conversions(folder: Path, tmp_path: Path, name: str, cases: int) 
 def test_requantizing_damaged_files(folder: Path, tmp_path: Path, cases: int) -> None:
     source = convert(folder, tmp_path / "source.gguf", ["f16"]).outputs[0].path
     whole(source, "gguf", "bytes", cases, seed=cases)
+
+
+@pytest.mark.parametrize(("cases", "whole"), [(250, 3), pytest.param(5000, 100, marks=pytest.mark.slow)])
+def test_every_reader(cases: int, whole: int) -> None:
+    found = fuzz.run(cases, seed=cases, whole=whole)
+    assert not found["faults"], found["faults"]
+    assert found["memory"] < fuzz.BYTES
+    assert found["slowest"] < fuzz.SECONDS
+    assert found["counts"]["refused"] + found["counts"]["read"] == cases + whole
+    assert found["counts"]["refused"] > cases // 3  # the damage is felt

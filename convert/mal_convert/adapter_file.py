@@ -18,9 +18,9 @@ from metaaligner_lite.gguf_config import hf_config
 from metaaligner_lite.gguf_file import base_fingerprint, read_header
 
 from . import metadata, outputs, verify, writer
-from .adapter import Adapter, LowRank, is_adapter, read_adapter
+from .adapter import Adapter, LowRank, both_note, has_adapter, read_adapter
 from .architectures import Architecture, dimensions, expected_tensors, find
-from .checkpoint import read_json
+from .checkpoint import has_pickles, has_weights, read_json
 from .config import Config
 from .hub import locate
 from .job import conversion_notes, output_paths, wanted_types
@@ -40,6 +40,7 @@ class AdapterPlan:
     steps: tuple[Step, ...]
     fields: Mapping[str, Any]
     outputs: dict[str, Path]
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -57,7 +58,7 @@ def plan(folder: Path, out: Path | None, types: Sequence[str], base: str | None)
 
     Raises ModelError for what a GGUF adapter cannot hold: DoRA, modules saved whole, tensors the base does not have.
     """
-    if not is_adapter(folder):
+    if not has_adapter(folder):
         raise UsageError(f"{folder} holds no adapter_config.json; --adapter-only expects a PEFT adapter folder")
     adapter = read_adapter(folder)
     names = wanted_types(types or [adapter.dtype])
@@ -75,7 +76,8 @@ def plan(folder: Path, out: Path | None, types: Sequence[str], base: str | None)
     if made and fingerprint:
         made = replace(made, fingerprint=fingerprint)
     fields, about = _describe(architecture, adapter, steps, made)
-    return AdapterPlan(architecture.gguf, tuple(steps), fields, output_paths(folder, out, names, about, "LoRA"))
+    notes = (both_note(folder, "adapter"),) if has_weights(folder) or has_pickles(folder) else ()
+    return AdapterPlan(architecture.gguf, tuple(steps), fields, output_paths(folder, out, names, about, "LoRA"), notes)
 
 
 def _base(path: Path) -> tuple[Mapping[str, Any], str]:
@@ -108,6 +110,7 @@ def convert_adapter(
         outputs=tuple(written),
         checks=tuple(FileCheck(name, None, None, found, ()) for name, found in errors.items()),
         seconds=time.monotonic() - started,
+        notes=made.notes,
     )
 
 
@@ -138,6 +141,11 @@ def plan_adapter(architecture: Architecture, config: Config, adapter: Adapter) -
         if pair.magnitude is not None:
             raise ModelError(
                 "the adapter is a DoRA, which GGUF adapters cannot express; merge it: leave --adapter-only out"
+            )
+        if ".mlp.experts." in name:
+            raise ModelError(
+                f"the adapter changes one expert ({name!r}), which GGUF adapters cannot express; merge it: leave "
+                "--adapter-only out"
             )
         if shapes.get(name) != pair.shape:
             raise ModelError(

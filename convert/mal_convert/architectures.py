@@ -7,12 +7,14 @@ transformers and with llama.cpp's own converter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from metaaligner_lite.errors import ModelError
 
+from .checkpoint import SourceTensor
 from .config import Config
 
 Shapes = Mapping[str, tuple[str, ...]]  # tensor name -> names of its dimensions
@@ -44,7 +46,35 @@ _FUSED: Shapes = {
     "mlp.gate_up_proj.weight": ("ff2", "hidden"),
     "mlp.down_proj.weight": ("hidden", "ff"),
 }
+_WIDE_NORMS: Shapes = {"self_attn.q_norm.weight": ("q",), "self_attn.k_norm.weight": ("kv",)}
+_POST_NORMS: Shapes = {"post_attention_layernorm.weight": ("hidden",), "post_feedforward_layernorm.weight": ("hidden",)}
+_EXPERT: Shapes = {
+    "gate_proj.weight": ("expert", "hidden"),
+    "up_proj.weight": ("expert", "hidden"),
+    "down_proj.weight": ("hidden", "expert"),
+}
+_ROUTER: Shapes = {"mlp.gate.weight": ("experts", "hidden")}
+_SHARED: Shapes = {
+    "mlp.shared_expert.gate_proj.weight": ("shared", "hidden"),
+    "mlp.shared_expert.up_proj.weight": ("shared", "hidden"),
+    "mlp.shared_expert.down_proj.weight": ("hidden", "shared"),
+    "mlp.shared_expert_gate.weight": ("one", "hidden"),
+}
+_LLAMA_BIASES: Mapping[str, Shapes] = {
+    "attention_bias": {**_QKV_BIAS, "self_attn.o_proj.bias": ("hidden",)},
+    "mlp_bias": {f"mlp.{p}_proj.bias": (d,) for p, d in (("gate", "ff"), ("up", "ff"), ("down", "hidden"))},
+}
 _SILU = {"hidden_act": ("silu", "swish")}
+_NOT = (None, False)
+# Settings under which every layer is a mixture of experts, the only form llama.cpp has.
+_SPARSE: Mapping[str, tuple[Any, ...]] = {
+    "use_sliding_window": _NOT,
+    "decoder_sparse_step": (None, 1),
+    "mlp_only_layers": (None, []),
+}
+_MULTIPLIERS = dict.fromkeys(
+    ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"), 1.0
+)
 _GELU = {"hidden_activation": ("gelu_pytorch_tanh",)}
 
 
@@ -63,6 +93,11 @@ class Architecture:
     scaled_embedding: bool = False  # embeddings are multiplied by the root of their width
     gelu: bool = False  # tanh-approximated GELU in place of SiLU
     full_attention_every: int = 1  # every n-th layer attends to everything, the others to a sliding window
+    expert: Shapes = field(default_factory=dict)  # tensors of each expert, in "mlp.experts.N."
+    weights_add_to_one: bool = False  # of the experts a token is sent to
+    multipliers: bool = False  # Granite's four, from config.json
+    unrotated_every: int = 0  # every n-th layer has no rotary embedding
+    full_attention: str = "full_attention"  # its name in layer_types
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -72,10 +107,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         {**_NORMS, **_ATTENTION, **_MLP},
         {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu"},
         _SILU,
-        {
-            "attention_bias": {**_QKV_BIAS, "self_attn.o_proj.bias": ("hidden",)},
-            "mlp_bias": {f"mlp.{p}_proj.bias": (d,) for p, d in (("gate", "ff"), ("up", "ff"), ("down", "hidden"))},
-        },
+        _LLAMA_BIASES,
         interleaved_rotary=True,
     ),
     Architecture(
@@ -172,6 +204,102 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         },
         {**_SILU, "head_dim": (None,), "attention_bias": (None, False)},
     ),
+    Architecture(
+        "qwen2moe",
+        ("Qwen2MoeForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_QKV_BIAS, **_ROUTER, **_SHARED},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "intermediate_size": 5632,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "hidden_act": "silu",
+        },
+        {**_SILU, **_SPARSE, "qkv_bias": (None, True), "norm_topk_prob": (None, False), "tie_word_embeddings": _NOT},
+        expert=_EXPERT,
+    ),
+    Architecture(
+        "qwen3moe",
+        ("Qwen3MoeForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_HEAD_NORMS, **_ROUTER},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "hidden_act": "silu",
+        },
+        {**_SILU, **_SPARSE, "attention_bias": _NOT, "norm_topk_prob": (True,)},
+        expert=_EXPERT,
+        weights_add_to_one=True,
+    ),
+    Architecture(
+        "granite",
+        ("GraniteForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_MLP},
+        {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", **_MULTIPLIERS},
+        {**_SILU, "head_dim": (None,)},
+        _LLAMA_BIASES,
+        interleaved_rotary=True,
+        multipliers=True,
+    ),
+    Architecture(
+        "granite",
+        ("GraniteMoeHybridForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_MLP},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 2048,
+            "hidden_act": "silu",
+            "num_local_experts": 8,
+            **_MULTIPLIERS,
+        },
+        {
+            **_SILU,
+            "head_dim": (None,),
+            "num_local_experts": (0,),
+            "num_experts_per_tok": (None, 0),
+            "position_embedding_type": ("rope",),
+            "attention_bias": _NOT,
+        },
+        interleaved_rotary=True,
+        multipliers=True,
+        full_attention="attention",
+    ),
+    Architecture(
+        "olmo2",
+        ("Olmo2ForCausalLM",),
+        {**_POST_NORMS, **_ATTENTION, **_WIDE_NORMS, **_MLP},
+        {"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu"},
+        {**_SILU, "head_dim": (None,), "attention_bias": _NOT, "clip_qkv": (None,), "tie_word_embeddings": _NOT},
+    ),
+    Architecture(
+        "smollm3",
+        ("SmolLM3ForCausalLM",),
+        {**_NORMS, **_ATTENTION, **_MLP},
+        {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "hidden_act": "silu",
+            "rope_theta": 2_000_000.0,
+            "no_rope_layer_interval": 4,
+            "tie_word_embeddings": True,
+        },
+        {**_SILU, "use_sliding_window": _NOT, "attention_bias": _NOT, "mlp_bias": _NOT, "head_dim": (None,)},
+        interleaved_rotary=True,
+        unrotated_every=4,
+    ),
 )
 
 # Layers of the models whose attention llama.cpp scales by the model's width instead of the head's.
@@ -189,6 +317,10 @@ def find(raw: Mapping[str, Any]) -> tuple[Architecture, Config]:
         if named in architecture.hf:
             inner = raw.get("text_config")
             values = {**raw, **inner} if isinstance(inner, Mapping) else raw
+            if architecture.full_attention == "attention" and "shared_intermediate_size" in values:
+                values = {**values, "intermediate_size": values["shared_intermediate_size"]}  # the one MLP there is
+            if architecture.expert and values.get("num_experts") is None and "num_local_experts" in values:
+                values = {**values, "num_experts": values["num_local_experts"]}  # transformers 5 writes this one
             config = Config(values, architecture.defaults)
             _refuse_variants(architecture, config)
             return architecture, config
@@ -203,15 +335,19 @@ def _refuse_variants(architecture: Architecture, config: Config) -> None:
         if (found := config.value(key)) not in allowed:
             wanted = " or ".join(str(value) for value in allowed)
             raise ModelError(f"config.json: {key} is {found!r}; llama.cpp's {architecture.gguf} has only {wanted}")
-    if "quantization_config" in config.raw:
+    if used := [key for key in ("quantization_config", "quantization") if config.raw.get(key)]:  # the latter is MLX's
         raise ModelError(
-            "the checkpoint is quantized already (quantization_config in config.json): to quantize it again, or to "
+            f"the checkpoint is quantized already ({used[0]} in config.json): to quantize it again, or to "
             "merge an adapter into it, would round twice; take the 16 or 32-bit original, for an adapter as --base"
         )
     every, kinds = architecture.full_attention_every, config.value("layer_types")
-    expected = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(config.layers)]
-    if kinds is not None and kinds != expected and config.value("sliding_window") is not None:
+    full = architecture.full_attention
+    expected = [full if (i + 1) % every == 0 else "sliding_attention" for i in range(config.layers)]
+    named = [full if kind == "full_attention" else kind for kind in kinds] if isinstance(kinds, list) else kinds
+    if kinds is not None and named != expected and (config.value("sliding_window") is not None or full == "attention"):
         raise ModelError(f"config.json: layer_types differ from llama.cpp's {architecture.gguf}: full every {every}")
+    if architecture.unrotated_every:
+        _refuse_other_rotation(architecture, config)
     if config.value("query_pre_attn_scalar") is not None:
         by_width = _SCALED_BY_WIDTH.get(architecture.gguf) == config.layers
         llama_cpp = config.hidden // config.heads if by_width else config.head_dim
@@ -220,6 +356,42 @@ def _refuse_variants(architecture: Architecture, config: Config) -> None:
                 f"config.json: query_pre_attn_scalar is {config.value('query_pre_attn_scalar')}, "
                 f"llama.cpp's {architecture.gguf} of {config.layers} layers uses {llama_cpp}"
             )
+
+
+def _refuse_other_rotation(architecture: Architecture, config: Config) -> None:
+    """Raise ModelError if other layers lack a rotary embedding than llama.cpp leaves out."""
+    every = architecture.unrotated_every
+    expected = [int((i + 1) % every != 0) for i in range(config.layers)]
+    listed, step = config.value("no_rope_layers"), config.value("no_rope_layer_interval")
+    if listed not in (None, expected) or (listed is None and step != every):
+        what = f"no_rope_layers is {str(listed)[:60]}" if listed is not None else f"no_rope_layer_interval is {step}"
+        raise ModelError(f"config.json: {what}; llama.cpp's {architecture.gguf} has each {every}th layer without")
+
+
+# What wrappers of a module put into the names of its tensors: torch.compile, DDP, FSDP, activation checkpointing,
+# DeepSpeed and its like.
+_WRAPPERS = {
+    "_orig_mod",
+    "module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_ddp_module",
+}
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Tensor names as the model itself has them -> as they are stored, with what wrappers put into them.
+
+    Raises ModelError if two tensors get one name.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if plain in found:
+            raise ModelError(f"the weights hold {found[plain]!r} and {name!r}, which are one tensor; save them once")
+        found[plain] = name
+    return found
 
 
 def text_name(name: str) -> str | None:
@@ -248,14 +420,54 @@ def dimensions(config: Config) -> dict[str, int]:
     }
 
 
+def expert_sizes(config: Config) -> dict[str, int]:
+    """The sizes that a mixture of experts adds."""
+    shared = config.value("shared_expert_intermediate_size")
+    return {
+        "experts": config.integer("num_experts"),
+        "expert": config.integer("moe_intermediate_size"),
+        "shared": 0 if shared is None else config.integer("shared_expert_intermediate_size"),
+        "one": 1,
+    }
+
+
 def expected_tensors(architecture: Architecture, config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of every tensor a model must have, embeddings and output head aside."""
-    sizes = dimensions(config)
+    sizes = dimensions(config) | (expert_sizes(config) if architecture.expert else {})
     layer = dict(architecture.layer)
+    experts = range(sizes["experts"] if architecture.expert else 0)
     for flag, extra in architecture.biases.items():
         if config.flag(flag):
             layer |= extra
     for i in range(config.layers):
         for name, shape in layer.items():
             yield f"model.layers.{i}.{name}", tuple(sizes[size] for size in shape)
+        for n in experts:
+            for name, shape in architecture.expert.items():
+                yield f"model.layers.{i}.mlp.experts.{n}.{name}", tuple(sizes[size] for size in shape)
     yield "model.norm.weight", (sizes["hidden"],)
+
+
+_JOINED = re.compile(r"(.+\.mlp\.experts)\.(gate_up_proj|down_proj)(?:\.weight)?")
+_SHARED_MLP = re.compile(r"(.+)\.shared_mlp\.(input|output)_linear\.weight")
+
+
+def split(name: str, tensor: SourceTensor) -> dict[str, SourceTensor]:
+    """A tensor that holds several of the names above, as those: all experts of a layer, or gate and up of Granite 4.
+
+    The others stay as they are.
+    """
+    if (found := _SHARED_MLP.fullmatch(name)) and len(tensor.shape) == 2:
+        if found[2] == "output":
+            return {f"{found[1]}.mlp.down_proj.weight": tensor}
+        half = tensor.shape[0] // 2
+        parts = (("gate", tensor.part(0, half)), ("up", tensor.part(half, tensor.shape[0] - half)))
+        return {f"{found[1]}.mlp.{part}_proj.weight": piece for part, piece in parts}
+    if (found := _JOINED.fullmatch(name)) and len(tensor.shape) == 3:
+        experts = {f"{found[1]}.{n}": tensor.item(n) for n in range(tensor.shape[0])}
+        if found[2] == "down_proj":
+            return {f"{at}.down_proj.weight": one for at, one in experts.items()}
+        half = tensor.shape[1] // 2
+        gates = {f"{at}.gate_proj.weight": one.part(0, half) for at, one in experts.items()}
+        return gates | {f"{at}.up_proj.weight": one.part(half, one.shape[0] - half) for at, one in experts.items()}
+    return {name: tensor}

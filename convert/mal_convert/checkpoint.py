@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaaligner_lite.errors import FileProblem, ModelError
+from metaaligner_lite.errors import FileProblem, MalError, ModelError
+from metaaligner_lite.files import HEAD, decode_text, impostor, read_head
 
 F32 = NDArray[np.float32]
 
@@ -31,19 +32,23 @@ _STORED: Mapping[str, np.dtype[Any]] = {
 }
 _WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 _MAX_HEADER = 100 << 20  # the limit of the safetensors library itself
-_MAX_JSON = 256 << 20
+_MAX_JSON = 128 << 20
 _CHUNK = 1 << 20  # float32 numbers held at once while a tensor streams: they fit the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """Where one tensor lies: `shape` in PyTorch order, `offset` in bytes from the start of `file`."""
+    """Where one tensor lies: `shape` in PyTorch order, `offset` in bytes from the start of `file`.
+
+    `transposed`: the file holds the matrix the other way round; `shape` and `stored` are as PyTorch has it.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: Path
     offset: int
+    transposed: bool = False
 
     @property
     def elements(self) -> int:
@@ -57,8 +62,20 @@ class SourceTensor:
 
     def stored(self) -> NDArray[Any]:
         """The numbers as stored, shape (rows, row length), mapped from the file; bfloat16 as its 16 bits."""
-        kind = _STORED[self.dtype]
-        return np.memmap(self.file, mode="r", dtype=kind, offset=self.offset, shape=(self.rows, self.row_length))
+        kind, shape = _STORED[self.dtype], (self.rows, self.row_length)
+        if not self.transposed:
+            return np.memmap(self.file, mode="r", dtype=kind, offset=self.offset, shape=shape)
+        return np.memmap(self.file, mode="r", dtype=kind, offset=self.offset, shape=shape[::-1]).T
+
+    def item(self, i: int) -> SourceTensor:
+        """One of the matrices that a tensor of three dimensions holds."""
+        size = math.prod(self.shape[1:]) * _WIDTH.get(self.dtype, 1)
+        return replace(self, shape=self.shape[1:], offset=self.offset + i * size)
+
+    def part(self, start: int, count: int) -> SourceTensor:
+        """Some neighbouring rows."""
+        size = math.prod(self.shape[1:]) * _WIDTH.get(self.dtype, 1)
+        return replace(self, shape=(count, *self.shape[1:]), offset=self.offset + start * size)
 
     @property
     def row_length(self) -> int:
@@ -112,9 +129,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > _MAX_JSON:
             raise FileProblem(f"{path} is {size:,} bytes, more than any such file needs; is it the right one?")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        if what := impostor(read_head(path)):
+            raise FileProblem(f"{path} is {what}")
+        found = json.loads(decode_text(path.read_bytes(), str(path)))
     except FileNotFoundError:
         raise FileProblem(f"{path.name} is missing in {path.parent}; copy it from the original model folder") from None
+    except MalError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise FileProblem(f"cannot read {path}: {error}; copy it again from the original model folder") from error
     if not isinstance(found, dict):
@@ -141,6 +162,16 @@ def read_tensors(folder: Path, stem: str = "model") -> dict[str, SourceTensor]:
     raise _no_safetensors(folder, single)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds the safetensors of a whole model."""
+    return any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json"))
+
+
+def has_pickles(folder: Path) -> bool:
+    """Whether a folder holds a whole model's weights in pickles, which are not read."""
+    return next(folder.glob("pytorch_model*.bin"), None) is not None
+
+
 def _read_shards(index: Path) -> dict[str, SourceTensor]:
     wanted = read_json(index).get("weight_map")
     if not isinstance(wanted, dict) or not all(isinstance(name, str) for name in wanted.values()):
@@ -161,6 +192,10 @@ def read_safetensors(path: Path) -> list[SourceTensor]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
+            head = file.read(HEAD)
+            if head[8:9] != b"{" and (what := impostor(head)):  # the header's length may begin like anything
+                raise FileProblem(f"{path} is {what}")
+            file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
                 raise FileProblem(

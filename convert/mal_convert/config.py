@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from metaaligner_lite.errors import FileProblem
+from metaaligner_lite.errors import FileProblem, ModelError
 
+# What may stand beside the rotary settings' own object, and may not say anything else than it.
+_BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+# Every key of a rotary setting that is either computed here or changes nothing.
+_ROPE_KEYS = {
+    *_BESIDE,
+    *("rope_type", "type", "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor"),
+    *("high_freq_factor", "long_factor", "short_factor", "finetuned", "max_position_embeddings"),
+}
+_ALIASES = {"su": "longrope", "mrope": "default", None: "default"}
 _LARGEST = 1 << 31
 _MOST_LAYERS = 1024
 
@@ -92,8 +101,9 @@ class Config:
         """Rotary settings of full-attention layers in one form, whichever generation of transformers wrote them.
 
         Keys as in transformers 5 (rope_parameters): rope_theta, rope_type, factor, ... and, for models with two
-        kinds of layers, `sliding_theta`.
+        kinds of layers, `sliding_theta`. Raises ModelError if two of the places that may hold one disagree.
         """
+        self._check_rope()
         found = self.value("rope_parameters") or self.value("rope_scaling") or {}
         if not isinstance(found, Mapping):
             raise self._wrong("rope_parameters", found, "an object")
@@ -109,6 +119,40 @@ class Config:
                 rope[key] = self.value(key)
         rope["sliding_theta"] = sliding.get("rope_theta", self.value("rope_local_base_freq"))
         return {key: value for key, value in rope.items() if value is not None}
+
+    def _check_rope(self) -> None:
+        """Raise ModelError if rope_parameters, rope_scaling and the keys beside them contradict each other."""
+        said: dict[str, dict[str, Any]] = {}  # key -> place -> value
+        for place in ("rope_parameters", "rope_scaling"):
+            found = self.raw.get(place)
+            if not isinstance(found, Mapping) or not found:
+                continue
+            full = found.get("full_attention", found)
+            for key, value in (full if isinstance(full, Mapping) else {}).items():
+                if key in ("type", "rope_type"):
+                    said.setdefault("rope_type", {})[f"{place}.{key}"] = _ALIASES.get(_text(value), _text(value))
+                elif value is not None:
+                    said.setdefault(key, {})[f"{place}.{key}"] = value
+            said.setdefault("rope_type", {}).setdefault(f"{place}.rope_type", _type_of(full))
+            sliding = found.get("sliding_attention")
+            if isinstance(sliding, Mapping) and sliding.get("rope_theta") is not None:
+                said.setdefault("sliding", {})[f"{place}.sliding_attention.rope_theta"] = sliding["rope_theta"]
+        for key, place in (*((key, key) for key in _BESIDE), ("sliding", "rope_local_base_freq")):
+            if self.raw.get(place) is not None and key in said:
+                said[key][place] = self.raw[place]
+        for places in said.values():
+            (one, value), *others = places.items()
+            if differing := [(other, found) for other, found in others if found != value]:
+                other, found = differing[0]
+                raise ModelError(
+                    f"config.json contradicts itself: {one} is {str(value)[:40]}, {other} is {str(found)[:40]}; "
+                    "keep the one that the model was trained with"
+                )
+        if said.get("rope_type") and set(said["rope_type"].values()) != {"default"}:
+            for key, places in said.items():
+                harmless = key in _ROPE_KEYS or key == "sliding" or (key == "truncate" and all(places.values()))
+                if not harmless and (used := [place for place, value in places.items() if value not in (False, "")]):
+                    raise ModelError(f"config.json: the rope setting {used[0]} is not known here; update the program")
 
     def reals(self, key: str) -> tuple[float, ...]:
         """A list of finite numbers; empty if absent."""
@@ -126,3 +170,12 @@ class Config:
     def _wrong(self, key: str, found: object, expected: str) -> FileProblem:
         what = "nothing" if found is None else repr(found)[:60]
         return FileProblem(f"config.json: {key} is {what}, expected {expected}; take it from the original model")
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value).lower()
+
+
+def _type_of(rope: object) -> str | None:
+    found = rope.get("rope_type", rope.get("type")) if isinstance(rope, Mapping) else None
+    return _ALIASES.get(_text(found), _text(found))

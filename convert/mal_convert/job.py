@@ -32,6 +32,12 @@ class Job:
     steps: tuple[Step, ...]
     fields: Mapping[str, Any]  # GGUF metadata without the file type
     outputs: Mapping[str, Path]  # type -> file
+    matrix: bool = False  # whether an importance matrix goes into the quantized ones
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken where the source holds more than one thing."""
+        return (*self.model.notes, *self.vocabulary.notes)
 
     @property
     def parameters(self) -> int:
@@ -60,7 +66,10 @@ class Job:
     def bytes_needed(self) -> int:
         """Disk space while it runs, at most: all outputs, and the file that quantizing starts from."""
         files = {*self.outputs, *([self.base_type] if self.needs_base else [])}
-        return sum(room(name, step.shape) for name in files for step in self.steps)
+        sizes = {name: sum(room(name, step.shape) for step in self.steps) for name in files}
+        # Beside a matrix each type is made a second time without it, one after the other.
+        again = max((size for name, size in sizes.items() if name not in PLAIN), default=0) if self.matrix else 0
+        return sum(sizes.values()) + again
 
 
 def prepare(
@@ -71,12 +80,13 @@ def prepare(
     base: str | None = None,
     pre: str | None = None,
     verified: bool = True,
+    matrix: bool = False,
 ) -> Job:
     """Read names, shapes and the tokenizer, and settle everything; no tensor data is read, no output written.
 
     Raises children of MalError for all that can be known to fail by now.
     """
-    names = wanted_types(types)
+    names = wanted_types(types, matrix)
     model = open_model(source, base)
     vocabulary = read_vocabulary(model.tokenizer, model.config.raw)
     if pre is not None:
@@ -84,17 +94,19 @@ def prepare(
     steps = tuple(plan_tensors(model, len(vocabulary.tokens)))
     vocabulary = vocabulary.padded(model.config.integer("vocab_size"))
     vocabulary = settle_pre_tokenizer(vocabulary, model.architecture, model.tokenizer)
-    about = metadata.identity(model.folder, count_parameters(steps), model.base)
+    about = metadata.identity(model.folder, count_parameters(steps), model.base, count_experts(steps))
     fields = metadata.describe(about, model.architecture, model.config, vocabulary)
     made = manifest.read(model.folder) or manifest.Manifest(role="policy")  # any model may be asked for answers
     notes = conversion_notes(model.dtype, verified) | {"pre_tokenizer": vocabulary.pre[0]}
     fields = metadata.with_manifest(fields, replace(made, conversion=notes))
-    return Job(model, vocabulary, steps, fields, output_paths(model.folder, out, names, about))
+    return Job(model, vocabulary, steps, fields, output_paths(model.folder, out, names, about), matrix)
 
 
-def wanted_types(types: Sequence[str]) -> list[str]:
+def wanted_types(types: Sequence[str], matrix: bool = False) -> list[str]:
     """The names of output types, each once. Raises UsageError for an unknown one, or none at all."""
-    names = list(dict.fromkeys(parse_type(name) for name in types))
+    names = list(dict.fromkeys(parse_type(name, matrix) for name in types))
+    if matrix and names and all(name in PLAIN for name in names):
+        raise UsageError(f"an importance matrix does nothing for {', '.join(names)}; name a quantized type, too")
     if not names:
         raise UsageError("no output type named; expected at least one, such as --q4_k_m")
     return names
@@ -127,7 +139,13 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary, architecture: Architect
 
 def count_parameters(steps: Sequence[Step]) -> int:
     """How many numbers come from the source."""
-    return sum(step.elements for step in steps if step.source is not None)
+    return sum(step.elements for step in steps if step.source is not None or step.parts)
+
+
+def count_experts(steps: Sequence[Step]) -> tuple[int, int]:
+    """How many numbers one expert of each layer has, all layers together, and how many experts there are."""
+    stacks = [step for step in steps if step.parts]
+    return sum(step.parts[0].elements for step in stacks), len(stacks[0].parts) if stacks else 0
 
 
 def output_paths(

@@ -137,9 +137,22 @@ class LoadedModel:
             self.low_rank = None
 
     @contextmanager
-    def _context(self, length: int) -> Iterator[Any]:
+    def evaluated(self, length: int, on_step: Callable[[int, bool, Any], bool]) -> Iterator[Any]:
+        """A context of `length` tokens that shows `on_step` every step of its computation (see ggml-backend.h)."""
+        with self._context(length, self.lib.ggml_backend_sched_eval_callback(on_step)) as context:
+            yield context
+
+    def read(self, context: Any, ids: Sequence[int]) -> None:
+        """Read tokens from an empty context; what comes of it is left there."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(context), True)
+        self._decode(context, ids, 0, keep=False)
+
+    @contextmanager
+    def _context(self, length: int, on_step: Any = None) -> Iterator[Any]:
         lib = self.lib
         params = lib.llama_context_default_params()
+        if on_step is not None:
+            params.cb_eval = on_step
         params.n_ctx = params.n_batch = params.n_ubatch = max(length, 32)
         small = lib.llama_model_n_params(self.model) < _SMALL
         params.n_threads = params.n_threads_batch = 1 if small else _free_cores()
@@ -158,7 +171,7 @@ class LoadedModel:
             finally:
                 lib.llama_free(context)
 
-    def _decode(self, context: Any, ids: Sequence[int], position: int) -> F32:
+    def _decode(self, context: Any, ids: Sequence[int], position: int, keep: bool = True) -> F32:
         lib = self.lib
         batch = lib.llama_batch_init(len(ids), 0, 1)
         try:
@@ -169,6 +182,8 @@ class LoadedModel:
                 batch.logits[i] = True
             if status := lib.llama_decode(context, batch):
                 raise ModelError(f"llama.cpp cannot run the converted file: llama_decode returned {status}")
+            if not keep:
+                return np.empty((0, self.size), np.float32)
             return np.ctypeslib.as_array(lib.llama_get_logits(context), (len(ids), self.size)).copy()
         finally:
             lib.llama_batch_free(batch)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import gguf
 
 from metaaligner_lite import manifest
-from metaaligner_lite.errors import FileProblem, ModelError
+from metaaligner_lite.errors import FileProblem, MalError, ModelError
+from metaaligner_lite.files import decode_text, read_head
 
 from .architectures import Architecture
 from .checkpoint import read_optional_json
@@ -32,18 +35,24 @@ def describe(
     return dict(writer.kv_data[0])
 
 
-def identity(folder: Path, parameters: int, base: str = "") -> gguf.Metadata:
+def identity(folder: Path, parameters: int, base: str = "", experts: tuple[int, int] = (0, 0)) -> gguf.Metadata:
     """Name, licence, base model and sampling defaults, from the model card, the configs and the folder's name.
 
-    `parameters` is negative for an adapter. A `base` on the Hub is named if the model card names none.
+    `parameters` is negative for an adapter. A `base` on the Hub is named if the model card names none. `experts`: the
+    parameters of one expert of each layer together, and how many there are.
     """
     try:
-        about = gguf.Metadata.load(None, folder.resolve(), None, parameters)
+        with tempfile.TemporaryDirectory(prefix="mal-convert-") as scratch:
+            about = gguf.Metadata.load(None, _in_utf8(folder.resolve(), Path(scratch)), None, parameters)
+    except MalError:
+        raise
     except Exception as error:  # gguf-py lets whatever its YAML and JSON parsers meet escape
         raise FileProblem(f"model card or config in {folder} cannot be read: {error}; mend or remove it") from error
     about.name = about.name or folder.resolve().name
     if parameters > 0:  # an adapter's own size says little
-        about.size_label = about.size_label or gguf.size_label(parameters, parameters, 0, 0)
+        expert, count = experts
+        size = gguf.size_label(parameters, parameters - expert * count, expert, count)
+        about.size_label = about.size_label or size
     if not about.base_models and re.fullmatch(r"[\w-]+/[\w.-]+", base):
         owner, _, name = base.partition("/")
         url = f"https://huggingface.co/{base}"
@@ -52,6 +61,25 @@ def identity(folder: Path, parameters: int, base: str = "") -> gguf.Metadata:
     if about.sampling_penalty_repeat is None and isinstance(penalty, float):
         about.sampling_penalty_repeat = penalty
     return about
+
+
+def _in_utf8(folder: Path, scratch: Path) -> Path:
+    """The folder, or one of its name in `scratch` with plain UTF-8 where a file begins with a byte order mark.
+
+    gguf-py reads these files by itself, and knows no such marks.
+    """
+    paths = [folder / name for name in ("README.md", "config.json", "generation_config.json")]
+    heads = {path: read_head(path) for path in paths if path.is_file()}
+    if not any(head.startswith(_MARKS) for head in heads.values()):
+        return folder
+    copy = scratch / (folder.name or "model")
+    copy.mkdir()
+    for path in heads:
+        (copy / path.name).write_text(decode_text(path.read_bytes(), str(path)), encoding="utf-8")
+    return copy
+
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def with_manifest(fields: Mapping[str, Any], made: manifest.Manifest) -> dict[str, Any]:
@@ -162,6 +190,49 @@ def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
         raise ModelError(f"the rope scaling {kind!r} is not supported for phi3; supported is longrope")
 
 
+def _granite(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Llama with four multipliers."""
+    _common(writer, config)
+    _rotary(writer, config)
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(config.head_dim)
+    for key, add in (
+        ("attention_multiplier", writer.add_attention_scale),
+        ("embedding_multiplier", writer.add_embedding_scale),
+        ("residual_multiplier", writer.add_residual_scale),
+        ("logits_scaling", writer.add_logit_scale),
+    ):
+        if not config.real(key):
+            raise ModelError(f"config.json: {key} is 0, which llama.cpp's granite takes for absent")
+        add(config.real(key))
+
+
+def _smollm3(writer: gguf.GGUFWriter, config: Config) -> None:
+    _common(writer, config)
+    _rotary(writer, config)
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(config.head_dim)
+
+
+def _experts(writer: gguf.GGUFWriter, config: Config) -> None:
+    if config.integer("num_experts_per_tok") > config.integer("num_experts"):
+        raise ModelError("config.json: num_experts_per_tok is more than num_experts")
+    writer.add_expert_count(config.integer("num_experts"))
+    writer.add_expert_used_count(config.integer("num_experts_per_tok"))
+    writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
+
+
+def _qwen2moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen2(writer, config)
+    _experts(writer, config)
+    writer.add_expert_shared_feed_forward_length(config.integer("shared_expert_intermediate_size"))
+
+
+def _qwen3moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen3(writer, config)
+    _experts(writer, config)
+
+
 _FAMILIES: Mapping[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     "llama": _llama,
     "qwen2": _qwen2,
@@ -169,4 +240,9 @@ _FAMILIES: Mapping[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,
+    "granite": _granite,
+    "olmo2": _qwen2,
+    "smollm3": _smollm3,
+    "qwen2moe": _qwen2moe,
+    "qwen3moe": _qwen3moe,
 }

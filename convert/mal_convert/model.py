@@ -11,9 +11,9 @@ import numpy as np
 
 from metaaligner_lite.errors import ModelError, UsageError
 
-from .adapter import Adapter, LowRank, is_adapter, read_adapter
-from .architectures import Architecture, find, text_name
-from .checkpoint import SourceTensor, open_checkpoint
+from .adapter import Adapter, LowRank, both_note, has_adapter, read_adapter
+from .architectures import Architecture, find, split, text_name, unwrapped
+from .checkpoint import SourceTensor, has_pickles, has_weights, open_checkpoint
 from .config import Config
 from .hub import locate
 
@@ -37,6 +37,7 @@ class Model:
     low_rank: Mapping[str, LowRank]
     dtype: str
     base: str = ""  # the adapter's base
+    notes: tuple[str, ...] = ()  # what was taken where a folder holds more than one thing
 
     @property
     def tied(self) -> bool:
@@ -49,8 +50,13 @@ def open_model(folder: Path, base: str | None = None) -> Model:
 
     Raises children of MalError for missing or damaged files, unsupported architectures and adapters.
     """
-    if not is_adapter(folder):
+    if folder.is_dir() and has_adapter(folder) and has_weights(folder) and base is None:
+        return replace(_open_folder(folder), notes=(both_note(folder, "model"),))
+    if not has_adapter(folder):
+        if base is not None:
+            raise UsageError(f"--base names the base of an adapter, and {folder} holds no adapter_config.json")
         return _open_folder(folder)
+    notes = (both_note(folder, "adapter"),) if has_weights(folder) or has_pickles(folder) else ()
     adapter = read_adapter(folder)
     if adapter.invocation:
         raise ModelError(
@@ -63,13 +69,17 @@ def open_model(folder: Path, base: str | None = None) -> Model:
             f"{found} is a GGUF file: an adapter is merged into its base's 16 or 32-bit folder; with --adapter-only it "
             "is converted alone, to be used beside the file"
         )
-    return _adapted(_open_folder(found), adapter)
+    return replace(_adapted(_open_folder(found), adapter), notes=notes)
 
 
 def _open_folder(folder: Path) -> Model:
     checkpoint = open_checkpoint(folder)
     architecture, config = find(checkpoint.config)
-    tensors = {plain: tensor for name, tensor in checkpoint.tensors.items() if (plain := text_name(name)) is not None}
+    names = unwrapped(checkpoint.tensors)
+    tensors: dict[str, SourceTensor] = {}
+    for name, stored in names.items():
+        if (plain := text_name(name)) is not None:
+            tensors |= split(plain, checkpoint.tensors[stored])
     model = Model(folder, folder, architecture, config, tensors, {}, checkpoint.dtype)
     if model.tied and HEAD in tensors:
         _check_tie(model)
@@ -88,14 +98,25 @@ def _check_tie(model: Model) -> None:
         )
 
 
+def _one_change(adapter: Adapter) -> bool:
+    """Whether an adapter holds one change twice, for an embedding and the head tied to it, as PEFT saves it."""
+    head, embedding = adapter.low_rank.get(HEAD), adapter.low_rank.get(EMBEDDING)
+    if head is None or embedding is None or head.shape != embedding.shape or head.scale != embedding.scale:
+        return False
+    rows = np.linspace(0, head.shape[0] - 1, _COMPARED).astype(np.int64)
+    return np.array_equal(head.right(), embedding.right()) and np.array_equal(head.left(rows), embedding.left(rows))
+
+
 def _adapted(base: Model, adapter: Adapter) -> Model:
     """A model with an adapter over it. An adapter on a tied embedding or head unties them: it was trained on one."""
+    if base.tied and adapter.keeps_ties and _one_change(adapter):
+        adapter = replace(adapter, low_rank={name: pair for name, pair in adapter.low_rank.items() if name != HEAD})
     touched = {*adapter.low_rank, *adapter.replaced}
     tensors = {**base.tensors}
     changes: dict[str, Any] = {}
     if base.tied:
         tensors.pop(HEAD, None)
-        if touched & {EMBEDDING, HEAD} and not adapter.keeps_ties:
+        if touched & {EMBEDDING, HEAD} and not (adapter.keeps_ties and HEAD not in touched):
             tensors[HEAD] = tensors[EMBEDDING]
             changes["tie_word_embeddings"] = False
     if lost := sorted(touched - set(tensors)):

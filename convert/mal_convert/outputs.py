@@ -39,8 +39,16 @@ def _need_space(folder: Path, needed: int, progress: Progress) -> None:
 class Staged(dict[str, Path]):
     """Output type -> where its file is being written, under a hidden name."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder, self.stack = folder, stack
+    def __init__(self, folder: Path, stack: ExitStack, force: bool) -> None:
+        self.folder, self.stack, self.force = folder, stack, force
+        self.beside: dict[Path, Path] = {}  # hidden file -> its name, of what goes with the outputs
+
+    def also(self, path: Path) -> Path:
+        """Room for a file that goes with the outputs and gets its name with them."""
+        _refuse_existing([path], self.force)
+        hidden = self.stack.enter_context(_scratch(path))
+        self.beside[hidden] = path
+        return hidden
 
     def extra(self, name: str) -> Path:
         """Room for one more file, which is removed in the end."""
@@ -62,11 +70,13 @@ def staged(targets: Mapping[str, Path], needed: int, force: bool, progress: Prog
     _need_space(folder, needed, progress)
     with ExitStack() as stack:
         stack.enter_context(_disk_full_explained(folder, needed))
-        files = Staged(folder, stack)
+        files = Staged(folder, stack, force)
         files.update({name: stack.enter_context(_scratch(path)) for name, path in targets.items()})
         yield files
         for name, path in files.items():
             _publish(path, targets[name])
+        for path, target in files.beside.items():
+            _publish(path, target)
 
 
 @contextmanager

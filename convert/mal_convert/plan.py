@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +20,8 @@ from .config import Config
 from .model import EMBEDDING, HEAD, Model
 
 _MATRICES = (".weight", ".lora_a", ".lora_b")
+_VECTORS = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")  # float32, as llama.cpp has them
+_EXPERT = re.compile(r"(.+\.mlp\.experts)\.(\d+)\.(down|gate|up)_proj\.weight")
 _IGNORED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
 
@@ -28,7 +31,8 @@ class Step:
 
     `shape` is in PyTorch order. `constants` replaces `source` for tensors that no checkpoint holds. `low_rank` is
     merged in; `heads` > 0 regroups the rows of each head from two halves to neighbouring pairs; then every number is
-    multiplied by `times` and `plus` is added. `transposed` swaps rows and columns first (small tensors only).
+    multiplied by `times` and `plus` is added. `transposed` swaps rows and columns first (small tensors only). `parts`
+    replaces `source` for a tensor that stacks matrices, one for each expert.
     """
 
     name: str
@@ -40,6 +44,12 @@ class Step:
     times: float = 1.0
     plus: float = 0.0
     transposed: bool = False
+    parts: tuple[Step, ...] = ()
+
+    @property
+    def merged(self) -> bool:
+        """Whether an adapter goes into it."""
+        return self.low_rank is not None or any(part.low_rank is not None for part in self.parts)
 
     @property
     def elements(self) -> int:
@@ -51,7 +61,8 @@ class Step:
 
         Rows that fill no whole blocks of a quantized type become float16.
         """
-        if len(self.shape) == 1 or self.name.endswith("_norm.weight") or not self.name.endswith(_MATRICES):
+        plain = self.name.endswith(_MATRICES) and not self.name.endswith(_VECTORS)
+        if len(self.shape) == 1 or not plain:
             return gguf.GGMLQuantizationType.F32
         whole = self.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
         return wanted if whole else gguf.GGMLQuantizationType.F16
@@ -70,18 +81,48 @@ def plan_tensors(model: Model, vocabulary: int) -> list[Step]:
     architecture, config, tensors = model.architecture, model.config, model.tensors
     if config.layers > len(tensors):
         raise ModelError(f"config.json names {config.layers:,} layers, the weights hold only {len(tensors):,} tensors")
+    if architecture.expert and config.layers * config.integer("num_experts") > len(tensors):
+        raise ModelError(
+            f"config.json names {config.integer('num_experts'):,} experts in each of {config.layers} layers, "
+            f"the weights hold only {len(tensors):,} tensors"
+        )
     expected = {**dict(expected_tensors(architecture, config)), **_vocabulary_tensors(config, vocabulary)}
     given = {name: tensor for name, tensor in tensors.items() if not name.endswith(_IGNORED)}
     if model.tied:
         given.pop(HEAD, None)
     _check(expected, given)
     steps = []
-    for name in sorted(expected, key=lambda name: (str(given[name].file), given[name].offset)):
-        source = given[name]
+    for name, parts in _in_order(expected, given):
         plus = 1.0 if architecture.norm_plus_one and name.endswith("norm.weight") else 0.0
         heads, target = rotary_heads(architecture, config, name), gguf_name(architecture, config, name)
-        steps.append(Step(target, source.shape, source, model.low_rank.get(name), heads=heads, plus=plus))
+        made = [Step(target, given[p].shape, given[p], model.low_rank.get(p), heads=heads, plus=plus) for p in parts]
+        steps.append(made[0] if name in given else Step(target, (len(made), *made[0].shape), parts=tuple(made)))
     return [*rope_factors(architecture, config), *steps]
+
+
+def _in_order(
+    expected: Mapping[str, tuple[int, ...]], given: Mapping[str, SourceTensor]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each tensor of the output by the name its source has, and what it is made of, in the order of the files.
+
+    The experts of a layer, where they are one by one, come where the last of them lies: all down, gate, up.
+    """
+    left: dict[str, int] = {}
+    stacks: dict[str, dict[int, str]] = {}
+    for name in expected:
+        if found := _EXPERT.fullmatch(name):
+            left[found[1]] = left.get(found[1], 0) + 1
+            stacks.setdefault(f"{found[1]}.{found[3]}_proj.weight", {})[int(found[2])] = name
+    for name in sorted(expected, key=lambda name: (str(given[name].file), given[name].offset)):
+        found = _EXPERT.fullmatch(name)
+        if not found:
+            yield name, [name]
+            continue
+        left[found[1]] -= 1
+        if not left[found[1]]:
+            for part in ("down", "gate", "up"):
+                stack = stacks[f"{found[1]}.{part}_proj.weight"]
+                yield f"{found[1]}.{part}_proj.weight", [stack[n] for n in sorted(stack)]
 
 
 def gguf_name(architecture: Architecture, config: Config, name: str) -> str:

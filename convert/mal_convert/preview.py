@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaaligner_lite.errors import require_extra
+from metaaligner_lite.errors import UsageError, require_extra
 
 from . import adapter_file, outputs, requantize
 from .hub import default_out, locate
@@ -33,6 +33,7 @@ class Preview:
     outputs: dict[str, Path]
     bytes_needed: int
     tensors: tuple[Planned, ...]
+    notes: tuple[str, ...] = ()
 
 
 def preview(
@@ -43,17 +44,21 @@ def preview(
     base: str | None = None,
     adapter_only: bool = False,
     pre: str | None = None,
+    imatrix: Path | None = None,
 ) -> Preview:
     """The plan of `convert` with the same arguments. Raises what it would raise before it reads tensor data."""
     require_extra("convert", "tokenizers", "sentencepiece")
     folder, out = locate(source), default_out(source, out)
     if folder.suffix == ".gguf" and folder.is_file():
-        header, targets = requantize.plan(folder, out, types)
+        requantize.refuse_adapter_options(folder, base, adapter_only)
+        header, targets = requantize.plan(folder, out, types, imatrix is not None)
         tensors = tuple(Planned(t.name, t.shape[::-1], t.type_name) for t in header.tensors)
         count, room = sum(t.elements for t in header.tensors), requantize.room_for(header, targets)
         names = (header.text("general.architecture"), count, header.text("tokenizer.ggml.pre"))
         return Preview(*names, targets, room + outputs.MARGIN, tensors)
     if adapter_only:
+        if imatrix is not None:
+            raise UsageError("an importance matrix is for whole models; an adapter alone stays as exact as it is")
         made = adapter_file.plan(folder, out, types, base)
         return Preview(
             made.architecture,
@@ -62,8 +67,9 @@ def preview(
             made.outputs,
             made.bytes_needed + outputs.MARGIN,
             _planned(made.steps),
+            made.notes,
         )
-    job = prepare(folder, out, types, base=base, pre=pre)
+    job = prepare(folder, out, types, base=base, pre=pre, matrix=imatrix is not None)
     architecture, pre_tokenizer = job.model.architecture.gguf, job.vocabulary.pre[0]
     return Preview(
         architecture,
@@ -72,6 +78,7 @@ def preview(
         dict(job.outputs),
         job.bytes_needed + outputs.MARGIN,
         _planned(job.steps),
+        job.notes,
     )
 
 
@@ -81,6 +88,8 @@ def _planned(steps: Sequence[Step]) -> tuple[Planned, ...]:
 
 def made_of(step: Step) -> str:
     """Where a tensor comes from and what is done to it, in words."""
+    if step.parts:
+        return f"{len(step.parts)} experts, each {made_of(step.parts[0])}"
     if step.source is None:
         return "computed from config.json"
     words = [f"{step.source.dtype} {step.source.name}"]

@@ -18,6 +18,7 @@ from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.llama.library import library
 from metaaligner_lite.llama.machine import hardware_threads
 
+from .imatrix import Matrix, for_quantizer
 from .libllama import listening
 
 PLAIN = ("F32", "F16", "BF16")  # written by this package; all others by llama.cpp
@@ -33,19 +34,24 @@ def file_types() -> dict[str, int]:
     return {name: number for name, number in names.items() if name not in _NO_TARGET}
 
 
-def parse_type(text: str) -> str:
-    """A type's name as llama.cpp writes it. Raises UsageError, listing all, for an unknown one."""
+def parse_type(text: str, matrix: bool = False) -> str:
+    """A type's name as llama.cpp writes it; `matrix`: there is an importance matrix.
+
+    Raises UsageError, listing all, for an unknown one, or one that needs a matrix.
+    """
     name = text.strip().upper().replace("-", "_")
     name = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}.get(name, name)
     if name not in file_types():
         raise UsageError(f"unknown type {text!r}; expected one of {', '.join(sorted(offered()))}")
-    if needs_matrix(name):
-        raise UsageError(f"{name} needs an importance matrix, which this program does not make; use Q2_K or IQ3_S")
+    if needs_matrix(name) and not matrix:
+        raise UsageError(
+            f"{name} needs an importance matrix: pass --imatrix with a text to compute one from, or use Q2_K or IQ3_S"
+        )
     return name
 
 
 def offered() -> list[str]:
-    """The types that can be made here."""
+    """The types that can be made without an importance matrix."""
     return [name for name in file_types() if not needs_matrix(name)]
 
 
@@ -67,7 +73,9 @@ def room(file_type: str, shape: Sequence[int]) -> int:
     return 9 * elements // 8
 
 
-def quantize(source: Path, target: Path, file_type: str, advance: Callable[[int, int], None]) -> list[str]:
+def quantize(
+    source: Path, target: Path, file_type: str, advance: Callable[[int, int], None], matrix: Matrix | None = None
+) -> list[str]:
     """Write `target` as a quantized copy of `source`; `advance` is told bytes of the source done and in all.
 
     Returns llama.cpp's warnings, such as tensors that needed another type. Raises ModelError if it fails.
@@ -88,7 +96,7 @@ def quantize(source: Path, target: Path, file_type: str, advance: Callable[[int,
         elif "fallback" in line or "requires" in line:
             warnings.append(line)
 
-    with listening(hear) as errors:
+    with for_quantizer(matrix, params, lib), listening(hear) as errors:
         status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status:
         if shutil.disk_usage(target.parent).free < _NEARLY_FULL:  # llama.cpp does not say why a write failed

@@ -38,7 +38,7 @@ class Reference:
         x = self._embed(ids)
         for layer in range(self.config.layers):
             x = self._layer(x, layer)
-        logits = self._linear(self._norm(x, "model.norm.weight"), self.head)
+        logits = self._linear(self._norm(x, "model.norm.weight"), self.head) / self._multiplier("logits_scaling")
         return self._capped(logits, "final_logit_softcapping")
 
     def _embed(self, ids: Sequence[int]) -> F32:
@@ -46,18 +46,28 @@ class Reference:
         x = as_float32(source.stored()[rows], source.dtype)
         if (pair := self.low_rank.get(EMBEDDING)) is not None:
             x = x + pair.added(rows)
+        x = x * self._multiplier("embedding_multiplier")
         return x * np.float32(math.sqrt(self.config.hidden)) if self.architecture.scaled_embedding else x
+
+    def _multiplier(self, key: str) -> np.float32:
+        """One of Granite's multipliers; 1 for all others."""
+        return np.float32(self.config.real(key) if self.architecture.multipliers else 1.0)
 
     def _layer(self, x: F32, layer: int) -> F32:
         at = f"model.layers.{layer}."
-        sandwich = "pre_feedforward_layernorm.weight" in self.architecture.layer
+        shapes = self.architecture.layer
+        if "input_layernorm.weight" not in shapes:  # OLMo 2: norms behind, none before
+            x = x + self._norm(self._attention(x, layer), at + "post_attention_layernorm.weight")
+            return x + self._norm(self._feed_forward(x, at + "mlp."), at + "post_feedforward_layernorm.weight")
+        sandwich = "pre_feedforward_layernorm.weight" in shapes
         attended = self._attention(self._norm(x, at + "input_layernorm.weight"), layer)
         if sandwich:
             x = x + self._norm(attended, at + "post_attention_layernorm.weight")
             fed = self._feed_forward(self._norm(x, at + "pre_feedforward_layernorm.weight"), at + "mlp.")
             return x + self._norm(fed, at + "post_feedforward_layernorm.weight")
-        x = x + attended
-        return x + self._feed_forward(self._norm(x, at + "post_attention_layernorm.weight"), at + "mlp.")
+        share = self._multiplier("residual_multiplier")
+        x = x + attended * share
+        return x + self._feed_forward(self._norm(x, at + "post_attention_layernorm.weight"), at + "mlp.") * share
 
     def _attention(self, x: F32, layer: int) -> F32:
         config, at = self.config, f"model.layers.{layer}.self_attn."
@@ -67,14 +77,20 @@ class Reference:
             q, k, v = np.split(joined, [heads * width, (heads + kv_heads) * width], axis=1)
         else:
             q, k, v = (self._linear(x, f"{at}{part}_proj.weight") for part in "qkv")
-        q, k, v = (part.reshape(len(x), -1, width).swapaxes(0, 1) for part in (q, k, v))  # heads, positions, width
-        if at + "q_norm.weight" in self.tensors:
+        normed = self.architecture.layer.get("self_attn.q_norm.weight")
+        if normed == ("q",):  # over all heads at once
             q, k = self._norm(q, at + "q_norm.weight"), self._norm(k, at + "k_norm.weight")
-        cos, sin = self._rotation(len(x), layer)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        q, k, v = (part.reshape(len(x), -1, width).swapaxes(0, 1) for part in (q, k, v))  # heads, positions, width
+        if normed == ("head",):
+            q, k = self._norm(q, at + "q_norm.weight"), self._norm(k, at + "k_norm.weight")
+        if not self.architecture.unrotated_every or (layer + 1) % self.architecture.unrotated_every:
+            cos, sin = self._rotation(len(x), layer)
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         k, v = (np.repeat(part, heads // kv_heads, axis=0) for part in (k, v))
         asked = config.value("query_pre_attn_scalar")
         scores = q @ k.swapaxes(1, 2) / np.float32(math.sqrt(width if asked is None else asked))
+        if self.architecture.multipliers:
+            scores = q @ k.swapaxes(1, 2) * self._multiplier("attention_multiplier")
         scores = self._capped(scores, "attn_logit_softcapping")
         scores = np.where(self._visible(len(x), layer), scores, np.float32(-np.inf))
         scores = np.exp(scores - scores.max(-1, keepdims=True))
@@ -82,11 +98,32 @@ class Reference:
         return self._linear(mixed.swapaxes(0, 1).reshape(len(x), -1), at + "o_proj.weight")
 
     def _feed_forward(self, x: F32, at: str) -> F32:
+        if self.architecture.expert and at.endswith(".mlp."):
+            return self._mixture(x, at)
         if at + "gate_up_proj.weight" in self.tensors:
             gate, up = np.split(self._linear(x, at + "gate_up_proj.weight"), 2, axis=1)
         else:
             gate, up = self._linear(x, at + "gate_proj.weight"), self._linear(x, at + "up_proj.weight")
         return self._linear((_gelu(gate) if self.architecture.gelu else _silu(gate)) * up, at + "down_proj.weight")
+
+    def _mixture(self, x: F32, at: str) -> F32:
+        """Each position through the experts its router scores highest, weighted by their share; and the shared one."""
+        scores = self._linear(x, at + "gate.weight")
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : self.config.integer("num_experts_per_tok")]
+        weights = np.take_along_axis(shares, chosen, -1)
+        if self.architecture.weights_add_to_one:
+            weights /= weights.sum(-1, keepdims=True)
+        out = np.zeros_like(x)
+        for expert in np.unique(chosen):
+            rows, ranks = np.nonzero(chosen == expert)
+            made = self._feed_forward(x[rows], f"{at}experts.{expert}.")
+            out[rows] += made * weights[rows, ranks][:, None]
+        if at + "shared_expert_gate.weight" in self.tensors:
+            gate = 1 / (1 + np.exp(-self._linear(x, at + "shared_expert_gate.weight")))
+            out += gate * self._feed_forward(x, at + "shared_expert.")
+        return out
 
     def _linear(self, x: F32, name: str) -> F32:
         """x @ weight.T + bias, the weight read a few rows at a time; an adapter works beside it, not merged."""

@@ -19,7 +19,8 @@ class FileCheck:
     """What was measured on one file. Errors are root mean squares, as shares of the source's own.
 
     `logits_error` is against the reference's logits; `agreement` the share of positions with its likeliest token;
-    `tensor_errors` by the type tensors have in the file. An adapter alone computes no logits: None.
+    `tensor_errors` by the type tensors have in the file. An adapter alone computes no logits: None. `without_matrix`:
+    the logits' error of the same type quantized without the importance matrix, where there is one and it can be.
     """
 
     type: str
@@ -27,6 +28,7 @@ class FileCheck:
     agreement: float | None
     tensor_errors: Mapping[str, float]
     greedy: tuple[int, ...]
+    without_matrix: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Output:
 class ConversionReport:
     """What a conversion did: its outputs, what was measured on each, and how long it took.
 
-    `checks` has one entry per output, and none if the conversion was told not to verify.
+    `checks` has one entry per output, and none if the conversion was told not to verify. `notes` say what was taken
+    where the source holds more than one thing.
     """
 
     source: str
@@ -60,3 +63,4 @@ class ConversionReport:
     outputs: tuple[Output, ...]
     checks: tuple[FileCheck, ...]
     seconds: float
+    notes: tuple[str, ...] = ()

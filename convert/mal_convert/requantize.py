@@ -16,6 +16,7 @@ from metaaligner_lite.errors import FileProblem, ModelError, UsageError
 from metaaligner_lite.gguf_file import GgufHeader, read_header
 
 from . import outputs, verify
+from .imatrix import Matrix, existing, settle
 from .job import output_paths, wanted_types
 from .libllama import opened
 from .probe import SENTENCE
@@ -23,7 +24,9 @@ from .quantize import PLAIN, quantize, room
 from .report import ConversionReport, FileCheck, Output, Progress
 
 
-def plan(source: Path, out: Path | None, types: Sequence[str]) -> tuple[GgufHeader, dict[str, Path]]:
+def plan(
+    source: Path, out: Path | None, types: Sequence[str], matrix: bool = False
+) -> tuple[GgufHeader, dict[str, Path]]:
     """The source's header, and where each type goes. Raises ModelError if it is quantized already."""
     header = read_header(source)
     header.check_tensors()
@@ -33,22 +36,32 @@ def plan(source: Path, out: Path | None, types: Sequence[str]) -> tuple[GgufHead
             f"{source} is quantized already ({', '.join(quantized)}); quantizing twice adds the errors of both: "
             "start from an F16, BF16 or F32 file"
         )
-    targets = output_paths(source.parent, out, wanted_types(types), _identity(header))
+    targets = output_paths(source.parent, out, wanted_types(types, matrix), _identity(header))
     if source.resolve() in {path.resolve() for path in targets.values()}:
         raise UsageError(f"the output would replace its own source {source}; name another place with --out")
     return header, targets
 
 
 def requantize(
-    source: Path, out: Path | None, types: Sequence[str], *, force: bool, verify: bool, progress: Progress
+    source: Path,
+    out: Path | None,
+    types: Sequence[str],
+    *,
+    imatrix: Path | None = None,
+    force: bool,
+    verify: bool,
+    progress: Progress,
 ) -> ConversionReport:
     """Quantize a GGUF file. Raises ModelError if it is quantized already, or a file does not pass its checks."""
     started = time.monotonic()
-    header, targets = plan(source, out, types)
+    header, targets = plan(source, out, types, imatrix is not None)
+    given = existing(imatrix)
     parameters = sum(tensor.elements for tensor in header.tensors)
-    with outputs.staged(targets, room_for(header, targets), force, progress) as files:
-        remarks = {n: quantize(source, p, n, partial(progress, f"quantizing {n}")) for n, p in files.items()}
-        checks = _check(header, files, progress) if verify else _say_unverified(files)
+    again = max(room_for(header, [name]) for name in targets) if imatrix is not None else 0
+    with outputs.staged(targets, room_for(header, targets) + again, force, progress) as files:
+        matrix = settle(given, imatrix, source, files, targets, progress)
+        remarks = {n: quantize(source, p, n, partial(progress, f"quantizing {n}"), matrix) for n, p in files.items()}
+        checks = _check(header, files, progress, matrix) if verify else _say_unverified(files)
         written = [Output.measured(n, p, targets[n], parameters, remarks[n]) for n, p in files.items()]
     return ConversionReport(
         source=str(source),
@@ -58,7 +71,16 @@ def requantize(
         outputs=tuple(written),
         checks=tuple(checks),
         seconds=time.monotonic() - started,
+        notes=matrix.notes if matrix else (),
     )
+
+
+def refuse_adapter_options(source: Path, base: str | None, adapter_only: bool) -> None:
+    """Raise UsageError for options that a GGUF file has no use for."""
+    if base is not None or adapter_only:
+        raise UsageError(
+            f"{source} is a GGUF file, to be quantized; --base and --adapter-only belong to adapter folders"
+        )
 
 
 def room_for(header: GgufHeader, types: Iterable[str]) -> int:
@@ -101,7 +123,9 @@ def _identity(header: GgufHeader) -> gguf.Metadata:
     return about
 
 
-def _check(header: GgufHeader, files: outputs.Staged, progress: Progress) -> list[FileCheck]:
+def _check(
+    header: GgufHeader, files: outputs.Staged, progress: Progress, matrix: Matrix | None = None
+) -> list[FileCheck]:
     """Compare every output with its source: rows of every tensor, logits, token ids, a short greedy run."""
     with opened(header.path) as model:
         ids = model.tokenize(SENTENCE, add_special=True)
@@ -115,9 +139,14 @@ def _check(header: GgufHeader, files: outputs.Staged, progress: Progress) -> lis
                 raise ModelError(f"the {name} file tokenizes differently from its source")
             logits, greedy = model.run(ids, verify.GREEDY)
         error, agreement = verify.logits_error(
-            name, logits, expected, rounded={tensor.type_name for tensor in header.tensors}
+            name,
+            logits,
+            expected,
+            rounded={tensor.type_name for tensor in header.tensors},
+            routed=bool(header.metadata.get(f"{header.text('general.architecture')}.expert_count")),
         )
-        found.append(FileCheck(name, error, agreement, errors, tuple(greedy)))
+        without = None if matrix is None else verify.without_matrix(name, header.path, files, ids, expected)
+        found.append(FileCheck(name, error, agreement, errors, tuple(greedy), without))
     progress("verifying", len(files), len(files))
     return found
 

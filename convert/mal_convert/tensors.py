@@ -24,6 +24,10 @@ def stream(step: Step, kind: gguf.GGMLQuantizationType) -> Iterator[NDArray[np.u
 
     Raises ModelError if a number is not finite, or does not fit float16.
     """
+    if step.parts:
+        for part in step.parts:
+            yield from stream(part, kind)
+        return
     if step.source is None:
         yield encode(np.asarray([step.constants], np.float32), kind, step.name)
         return
@@ -42,6 +46,9 @@ def stream(step: Step, kind: gguf.GGMLQuantizationType) -> Iterator[NDArray[np.u
 
 def rows_of(step: Step, rows: NDArray[np.int64]) -> F32:
     """Some rows of a tensor as planned, in float32; for comparing with what was written. A vector is one row."""
+    if step.parts:
+        height = step.shape[1]
+        return np.concatenate([rows_of(step.parts[row // height], np.asarray([row % height])) for row in rows])
     if step.source is None:
         return np.asarray([step.constants], np.float32)
     stored, order = _stored(step), row_order(step)

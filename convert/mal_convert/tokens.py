@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import MalError, ModelError
+from metaaligner_lite.files import read_head
 
 from .checkpoint import read_json
 from .libllama import LoadedModel, opened
@@ -37,7 +39,8 @@ def reference_encoder(folder: Path) -> Encoder:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            plain = read_head(path).lstrip().startswith(b"{")  # with a byte order mark it is decoded here
+            tokenizer = Tokenizer.from_file(str(path)) if plain else Tokenizer.from_str(json.dumps(read_json(path)))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path} cannot be read: {error}; copy the base model's") from error
         composes = (read_json(path).get("normalizer") or {}) == {"type": "NFC"}

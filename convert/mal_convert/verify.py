@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,13 @@ import numpy as np
 from metaaligner_lite.errors import ModelError
 from metaaligner_lite.gguf_file import GgufHeader, TensorInfo, read_header
 
-from . import tensors, tokens
+from . import outputs, tensors, tokens
 from .checkpoint import F32
+from .imatrix import Matrix
 from .libllama import opened
 from .plan import Step
 from .probe import SENTENCE
+from .quantize import PLAIN, needs_matrix, quantize
 from .report import FileCheck, Progress
 
 if TYPE_CHECKING:
@@ -39,7 +42,9 @@ _SAMPLED = 4  # rows of each tensor
 GREEDY = 8
 
 
-def check(job: Job, start: Path, files: Mapping[str, Path], progress: Progress) -> list[FileCheck]:
+def check(
+    job: Job, start: Path, files: outputs.Staged, progress: Progress, matrix: Matrix | None = None
+) -> list[FileCheck]:
     """Check every output, and the file that quantizing started from.
 
     Raises ModelError, naming file, check and both values, at the first failure.
@@ -54,9 +59,24 @@ def check(job: Job, start: Path, files: Mapping[str, Path], progress: Progress) 
     found = []
     for done, (name, path) in enumerate(everything.items(), 1):
         progress("verifying", done, 1 + len(everything))
-        found.append(check_file(name, path, job, ids, expected, encode, greedy=name in files))
+        result = check_file(name, path, job, ids, expected, encode, greedy=name in files)
+        if matrix is not None:
+            result = replace(result, without_matrix=without_matrix(name, start, files, ids, expected))
+        found.append(result)
     progress("verifying", 1 + len(everything), 1 + len(everything))
     return [result for result in found if result.type in files]
+
+
+def without_matrix(name: str, start: Path, files: outputs.Staged, ids: Sequence[int], expected: F32) -> float | None:
+    """The logits' error of a type quantized without an importance matrix; None for types that cannot be."""
+    if name in PLAIN or needs_matrix(name):
+        return None
+    path = files.extra(f"without-{name}.gguf")
+    quantize(start, path, name, lambda done, total: None)
+    with opened(path) as model:
+        logits = model.logits(ids)
+    path.unlink()
+    return _distance(logits, expected)
 
 
 def check_file(
@@ -72,31 +92,39 @@ def check_file(
     def rounding() -> F32:
         return job.reference(name).logits(ids)
 
-    error, agreement = logits_error(name, logits, expected, rounding)
+    error, agreement = logits_error(name, logits, expected, rounding, routed=bool(job.model.architecture.expert))
     return FileCheck(name, error, agreement, rows, tuple(written))
 
 
 def logits_error(
-    name: str, logits: F32, expected: F32, rounding: Callable[[], F32] | None = None, rounded: Iterable[str] = ()
+    name: str,
+    logits: F32,
+    expected: F32,
+    rounding: Callable[[], F32] | None = None,
+    rounded: Iterable[str] = (),
+    *,
+    routed: bool = False,
 ) -> tuple[float, float]:
     """Distance from the reference's logits, and the share of equal likeliest tokens.
 
     Raises ModelError if an unquantized file is further away than rounding explains. Some models amplify rounding:
     then the file must be near a reference that rounds as llama.cpp does, which `rounding` computes. `rounded`: types
-    that the reference itself was rounded to.
+    that the reference itself was rounded to. `routed`: a mixture of experts, where rounding sends a token to another
+    expert now and then, and that position goes elsewhere; the median position is judged instead of all together.
     """
     if logits.shape != expected.shape:
         raise ModelError(f"the {name} file gives {logits.shape[1]} logits, the source {expected.shape[1]}")
     if not np.isfinite(logits).all():
         hint = "; its activations overflow float16: use --bf16" if name == "F16" else ""
         raise ModelError(f"the {name} file gives logits that are not finite{hint}")
-    error = _distance(logits, expected)
+    error, judged = _distance(logits, expected), _median_distance if routed else _distance
+    found = judged(logits, expected)
     agreement = float((logits.argmax(-1) == expected.argmax(-1)).mean())
     limit = max(_LOGITS.get(kind, 0.0) for kind in (name, *rounded)) if name in _LOGITS else math.inf
-    amplified = error > limit and rounding is not None and name != "F32" and _distance(logits, rounding()) <= limit
-    if error > limit and not amplified:
+    amplified = found > limit and rounding is not None and name != "F32" and judged(logits, rounding()) <= limit
+    if found > limit and not amplified:
         raise ModelError(
-            f"the {name} file computes something else than the source: its logits are {error:.2g} of their spread "
+            f"the {name} file computes something else than the source: its logits are {found:.2g} of their spread "
             f"away, {limit:.2g} is rounding; please report this model"
         )
     return error, agreement
@@ -106,6 +134,11 @@ def _distance(logits: F32, expected: F32) -> float:
     """How far logits lie from others, as a share of those others' spread."""
     centred = expected - expected.mean(-1, keepdims=True)
     return _ratio(logits - logits.mean(-1, keepdims=True) - centred, centred)
+
+
+def _median_distance(logits: F32, expected: F32) -> float:
+    """The distance at the median position."""
+    return float(np.median([_distance(one[None], other[None]) for one, other in zip(logits, expected, strict=True)]))
 
 
 def tensor_errors(name: str, path: Path, steps: Sequence[Step]) -> dict[str, float]:
@@ -123,7 +156,7 @@ def tensor_errors(name: str, path: Path, steps: Sequence[Step]) -> dict[str, flo
         if found is None:
             continue
         expected = tensors.rows_of(step, rows)
-        error = row_error(step.name, name, tensor.type_name, found, expected, merged=step.low_rank is not None)
+        error = row_error(step.name, name, tensor.type_name, found, expected, merged=step.merged)
         errors.setdefault(tensor.type_name, []).append(error)
     return {kind: float(np.mean(found)) for kind, found in sorted(errors.items())}
 

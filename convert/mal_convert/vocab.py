@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 
 from metaaligner_lite.errors import FileProblem, MalError, ModelError
+from metaaligner_lite.files import HEAD, decode_text, impostor, read_head
 
 from .checkpoint import read_optional_json
 from .pretokenizer import candidates
@@ -39,6 +40,7 @@ class Vocabulary:
     add: Mapping[str, bool] = field(default_factory=dict)  # role -> added to every text
     add_space_prefix: bool | None = None
     chat_template: str | list[dict[str, str]] | None = None
+    notes: tuple[str, ...] = ()  # what was taken where files say different things
 
     def padded(self, size: int) -> Vocabulary:
         """The same with unused tokens up to `size`, the rows of the embedding."""
@@ -115,7 +117,7 @@ def _read(
     specials = _specials(settings, config, ids)
     if (turn_end := _turn_end(folder, specials.get("eos"), vocabulary)) is not None:
         specials["eot"] = turn_end
-    template = _chat_template(folder, settings)
+    template, notes = _chat_template(folder, settings)
     told = "add_prefix_space" in settings or vocabulary.add_space_prefix is False
     complete = replace(
         vocabulary,
@@ -123,6 +125,7 @@ def _read(
         add=_added(tokenizer, settings, vocabulary, specials),
         add_space_prefix=vocabulary.add_space_prefix if told else None,  # llama.cpp adds one unless told otherwise
         chat_template=template,
+        notes=notes,
     )
     complete.check()
     return complete
@@ -151,6 +154,8 @@ def _from_pieces(path: Path, folder: Path, settings: Mapping[str, Any], tokenize
     """A SentencePiece model, with the tokens added to it later."""
     from sentencepiece import SentencePieceProcessor
 
+    if what := impostor(read_head(path)):
+        raise FileProblem(f"{path} is {what}")
     pieces = SentencePieceProcessor()
     try:
         pieces.LoadFromFile(str(path))
@@ -351,14 +356,58 @@ def _template_ends(tokenizer: Mapping[str, Any]) -> tuple[str | None, str | None
     return ("", "") if any(part.get("type") == "ByteLevel" for part in parts) else (None, None)
 
 
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | list[dict[str, str]] | None:
-    if isinstance(template := settings.get("chat_template"), str | list):
+def _chat_template(
+    folder: Path, settings: Mapping[str, Any]
+) -> tuple[str | list[dict[str, str]] | None, tuple[str, ...]]:
+    """The chat template, or several by name, as transformers takes them; and what lost against it.
+
+    Files of their own (chat_template.jinja, additional_chat_templates/) win over tokenizer_config.json, that over
+    chat_template.json, which processors of images and sound keep.
+    """
+    older = read_optional_json(folder / "chat_template.json").get("chat_template")
+    sources = {
+        "chat_template.jinja": _template_files(folder),
+        "tokenizer_config.json": _by_name(settings.get("chat_template")),
+        "chat_template.json": _by_name(older),
+    }
+    said = {name: templates for name, templates in sources.items() if templates}
+    if not said:
+        return None, ()
+    taken, *others = said
+    notes = [
+        f"{taken} and {other} in {folder} hold different chat templates; {taken} was taken, as transformers does"
+        for other in others
+        if said[other] != said[taken]
+    ]
+    templates = said[taken]
+    if "default" not in templates:
+        notes.append(f"{taken} in {folder} has chat templates named {', '.join(templates)}, and no default one")
+    if list(templates) == ["default"]:
+        return templates["default"], tuple(notes)
+    return [{"name": name, "template": text} for name, text in templates.items()], tuple(notes)
+
+
+def _template_files(folder: Path) -> dict[str, str]:
+    """Templates in files of their own, by name."""
+    paths = {"default": folder / "chat_template.jinja"}
+    paths |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    return {name: _template_file(path) for name, path in paths.items() if path.is_file()}
+
+
+def _template_file(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FileProblem(f"cannot read {path}: {error}") from error
+    if what := impostor(raw[:HEAD]):
+        raise FileProblem(f"{path} is {what}")
+    return decode_text(raw, str(path))
+
+
+def _by_name(template: Any) -> dict[str, str]:
+    """One template, or several by name, as a list or an object: tokenizer_config.json has all three."""
+    if isinstance(template, str):
+        return {"default": template} if template else {}
+    if isinstance(template, dict):
         return template
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileProblem(f"cannot read {path}: {error}") from error
-    template = read_optional_json(folder / "chat_template.json").get("chat_template")
-    return template if isinstance(template, str | list) else None
+    return {entry["name"]: entry["template"] for entry in template} if isinstance(template, list) else {}

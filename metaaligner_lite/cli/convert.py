@@ -19,6 +19,7 @@ ALL_TYPES = (
     "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 Q3_K_L Q3_K_M Q3_K_S Q2_K "
     "IQ4_NL IQ4_XS IQ3_M IQ3_S TQ2_0 TQ1_0"
 )
+MATRIX_TYPES = "IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S Q2_K_S"
 
 
 def _type(name: str, meaning: str) -> Any:
@@ -45,7 +46,10 @@ def convert(
     bf16: Annotated[bool, _type("bf16", "16-bit floats with the range of 32-bit ones.")] = False,
     f32: Annotated[bool, _type("f32", "32-bit floats.")] = False,
     type_: Annotated[
-        list[str] | None, typer.Option("--type", "-t", metavar="NAME", help=f"Repeatable; one of {ALL_TYPES}.")
+        list[str] | None,
+        typer.Option(
+            "--type", "-t", metavar="NAME", help=f"Repeatable; one of {ALL_TYPES}; with --imatrix also {MATRIX_TYPES}."
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Folder or Hugging Face id of an adapter's base. [default: the one it names]")
@@ -55,6 +59,12 @@ def convert(
     ] = False,
     pre: Annotated[
         str | None, typer.Option(help="Pre-tokenizer, by llama.cpp's name, if it is not found; checked all the same.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            "--imatrix", help="Text to compute an importance matrix from, with the model itself; or such a matrix."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the checks after writing.")] = False,
@@ -80,7 +90,7 @@ def convert(
         "F32": f32,
     }
     types = [name for name, wanted in flags.items() if wanted] + list(type_ or [])
-    arguments: dict[str, Any] = {"base": base, "adapter_only": adapter_only, "pre": pre}
+    arguments: dict[str, Any] = {"base": base, "adapter_only": adapter_only, "pre": pre, "imatrix": imatrix}
     # numpy's threads wait for each other, spinning: on a busy machine two of them take 100 times as long as one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import mal_convert
@@ -128,8 +138,10 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def _show(report: ConversionReport, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from .console import print_json
+    from .console import print_json, talk
 
+    for note in report.notes:
+        talk().print(f"note: {note}")
     if as_json:
         print_json(_plain(asdict(report)))
         return
@@ -151,16 +163,18 @@ def _show_table(report: ConversionReport) -> None:
     from .console import human_bytes
 
     checks = {check.type: check for check in report.checks}
-    head = "type", "size", "bits per weight", "logits differ by", "same likeliest token", "rounding error of tensors"
-    rows = [list(head)]
+    head = [*("type", "size", "bits per weight", "logits differ by", "without the matrix", "same likeliest token")]
+    head.append("rounding error of tensors")
+    rows = [head]
     for output in report.outputs:
-        row = [output.type, human_bytes(output.bytes), f"{output.bits_per_weight:.2f}", "", "", ""]
+        row = [output.type, human_bytes(output.bytes), f"{output.bits_per_weight:.2f}", "", "", "", ""]
         if (check := checks.get(output.type)) is not None:
-            row[5] = ", ".join(f"{kind} {_share(error)}" for kind, error in check.tensor_errors.items())
+            row[6] = ", ".join(f"{kind} {_share(error)}" for kind, error in check.tensor_errors.items())
             if check.logits_error is not None and check.agreement is not None:
-                row[3:5] = _share(check.logits_error), f"{check.agreement:.0%}"
+                row[3], row[5] = _share(check.logits_error), f"{check.agreement:.0%}"
+            row[4] = "" if check.without_matrix is None else _share(check.without_matrix)
         rows.append(row)
-    shown = [i for i in range(6) if any(row[i] for row in rows[1:])]
+    shown = [i for i in range(7) if any(row[i] for row in rows[1:])]
     widths = {i: max(len(row[i]) for row in rows) for i in shown}
     for row in rows:
         print("  ".join(row[i].ljust(widths[i]) for i in shown).rstrip())
@@ -174,8 +188,10 @@ def _share(error: float) -> str:
 def _show_plan(plan: Preview, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from .console import human_bytes, print_json
+    from .console import human_bytes, print_json, talk
 
+    for note in plan.notes:
+        talk().print(f"note: {note}")
     if as_json:
         print_json(_plain(asdict(plan)))
         return
