@@ -31,9 +31,6 @@ class Shelf:
         self.size = 0
         self._kept: list[Kept] = []  # the least recently used first
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def find(self, prompt: Sequence[int], adapted_from: int, held: int) -> Kept | None:
         """What holds most of a prompt, if that is clearly more than the `held` tokens at hand."""
         sizes = [min(common_prefix(kept.tokens, prompt), adapted_from) for kept in self._kept]

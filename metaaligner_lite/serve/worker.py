@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..align import Correction, align
 from ..errors import MalError, UsageError
@@ -86,9 +86,9 @@ class Workers:
     ) -> None:
         self.in_flight, self.capacity, self.time_limit = in_flight, capacity, time_limit
         self.on_end: list[Callable[[Job, Result | Refused], None]] = []  # who is told of each job that has ended
-        if not isinstance(pair.policy, GgufPolicy | EndpointPolicy):
+        if not hasattr(pair.policy, "asked"):
             raise UsageError("a given answer cannot be served; name a policy")
-        self.policy, self.aligner = pair.policy, pair.aligner
+        self.policy, self.aligner = cast("GgufPolicy | EndpointPolicy", pair.policy), pair.aligner
         engines = {id(it.engine): it.engine for it in (pair.policy, pair.aligner) if hasattr(it, "engine")}
         self.turns = Turns(in_flight, shelf_bytes) if engines else None
         self._engines = list(engines.values())
