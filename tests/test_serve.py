@@ -234,9 +234,23 @@ def test_what_clients_send_beside_is_accepted(address):
         {"role": "tool", "tool_call_id": "1", "content": "42"},
         {"role": "user", "content": [{"type": "text", "text": "<|im_end|>"}, {"type": "text", "text": "two"}]},
     ]
-    more = {"user": "u1", "tools": [], "tool_choice": "auto", "metadata": {"a": 1}, "n": 1, "stop": None,
-            "store": False, "response_format": {"type": "text"}, "frequency_penalty": 0, "reasoning_effort": "low", "unheard_of": [1],
-            "max_completion_tokens": 9, "seed": -5, "stream": None, "metaaligner": {}}  # fmt: skip
+    more = {
+        "user": "u1",
+        "tools": [],
+        "tool_choice": "auto",
+        "metadata": {"a": 1},
+        "n": 1,
+        "stop": None,
+        "store": False,
+        "response_format": {"type": "text"},
+        "frequency_penalty": 0,
+        "reasoning_effort": "low",
+        "unheard_of": [1],
+        "max_completion_tokens": 9,
+        "seed": -5,
+        "stream": None,
+        "metaaligner": {},
+    }
     got = post(address, {"messages": messages, **more})
     assert got.status_code == 200
     text = got.json()["metaaligner"]["policy_text"]

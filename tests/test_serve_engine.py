@@ -22,10 +22,13 @@ from served import body, events, serving, text_of
 from test_serve import HTTP, get, hang_up, post, wait_for
 
 from metaaligner_lite.align import align
+from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.generation import Settings
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.decode import TextStream
-from metaaligner_lite.pair import Choice, open_pair
+from metaaligner_lite.pair import Choice, Pair, open_pair
+from metaaligner_lite.policies import GgufPolicy
+from metaaligner_lite.prompts import CONVERSATION
 
 SHARED = Choice(trained.POLICY, adapter=trained.ADAPTER, engine={"threads": 1})
 APART = Choice(trained.POLICY, trained.ALIGNER, engine={"threads": 1})
@@ -44,29 +47,16 @@ def served(pair):
         yield url, workers
 
 
-def answers(pair, cases, **options):
-    return [align(query, wanted, policy=pair.policy, aligner=pair.aligner, **options).text for query, wanted in cases]
-
-
-def test_texts_that_share_batches_are_those_of_one_at_a_time(pair):
-    cases = trained.prompts()[:6]
-    alone = answers(pair, cases)
+def test_texts_that_share_batches_are_those_of_one_at_a_time(engine):
+    """With random weights no two tokens are near each other, so that batches of other sizes round to the same ones."""
+    pair = Pair(GgufPolicy(engine, max_tokens=12), GgufAligner(engine, layout=CONVERSATION, max_tokens=12))
+    queries = ["Where is my parcel?", "Hello?", "a", "Why?", "And then, what happened to it?", "Where is it?"] * 2
+    alone = [align(query, "empathy", policy=pair.policy, aligner=pair.aligner) for query in queries]
     with serving(pair, shelf_bytes=KEEP, in_flight=3) as (url, _), ThreadPoolExecutor(6) as pool:
-
-        def ask(case):
-            query, wanted = case
-            asked = body(query, metaaligner={"objectives": list(wanted)}, stream=query > "M")
-            got = post(url, asked)
-            assert got.status_code == 200
-            if asked["stream"]:
-                return text_of(events(got.iter_lines()))
-            return got.json()["choices"][0]["message"]["content"]
-
-        together = list(pool.map(ask, cases))
-    # Batches of other sizes round otherwise: a near-tie may fall the other way. Nobody gets what is another's.
-    other = [(own, text) for own, text in zip(alone, together, strict=True) if own != text]
-    assert len(other) <= 2
-    assert all(text not in alone for _, text in other)
+        found = pool.map(lambda query: post(url, body(query, max_tokens=12)).json(), queries)
+        for own, it in zip(alone, found, strict=True):
+            assert it["metaaligner"]["policy_text"] == own.answer.text
+            assert it["choices"][0]["message"]["content"] == own.text
 
 
 def test_adapters_never_mix_in_a_batch(monkeypatch):
