@@ -2,9 +2,9 @@
 
     python bench/serve.py [--model MODEL.gguf] [--adapter FILE.gguf] [--requests 1000] [--clients 64] [--threads 2]
 
-Without a model the small trained pair of tests/models serves. The rival is a `llama-server` binary (--llama-server), or
-the same server out of the wheel of xllamacpp (--xllamacpp FOLDER, as `pip install --target FOLDER xllamacpp` leaves it);
-without either only ours runs. Contestants, one after the other, with the same requests:
+Without a model the small trained pair of tests/models serves. The rival is a `llama-server` binary (--llama-server),
+or the same server out of the wheel of xllamacpp (--xllamacpp FOLDER, as `pip install --target FOLDER xllamacpp` leaves
+it); without either only ours runs. Contestants, one after the other, with the same requests:
 
   aligned    mal serve, the pair: an answer and its edit
   policy     mal serve, the policy alone

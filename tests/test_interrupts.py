@@ -10,7 +10,7 @@ import tiny
 
 from metaaligner_lite import GgufAligner, GgufPolicy, GivenAnswer, align, open_engine
 from metaaligner_lite.generation import Sampling
-from metaaligner_lite.llama.context import Context
+from metaaligner_lite.llama.context import Context, Stopped
 from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.llama.store import SUFFIX
@@ -167,3 +167,27 @@ def test_an_interrupted_adapter_switch_is_done_again(tiny_path, tmp_path):
         finally:
             context._lib.llama_set_adapters_lora = real
         assert align("Hello?", "empathy", policy=GivenAnswer("Yes."), aligner=aligner).text == expected
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_stop_ends_a_batch_that_is_being_read(model, monkeypatch, error):
+    """A batch takes seconds with a large model: it is asked while it goes on, and what was there before stays."""
+    monkeypatch.setattr("metaaligner_lite.llama.context._ASK_EVERY", 0.0)
+    rng = random.Random(2)
+    prompt = [rng.randrange(3, 259) for _ in range(400)]
+    with Context(model, 512, threads=1, kv="f32") as context:
+        expected = tiny.write(context, prompt, 12).text
+        context.roll_back(100)
+        asked = []
+
+        def stop():
+            asked.append(len(asked))
+            if len(asked) == 3 and error:
+                raise error
+            return len(asked) == 3  # the first is before the batch
+
+        with pytest.raises(error or Stopped):
+            context.read(prompt, stop=stop)
+        assert len(asked) == 3
+        assert context.sequences[0].tokens == prompt[:100]
+        assert tiny.write(context, prompt, 12).text == expected
