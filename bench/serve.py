@@ -12,7 +12,8 @@ it); without either only ours runs. Contestants, one after the other, with the s
   twice      llama.cpp's server asked for the answer, then for its edit in the same words that the pair is asked in; it
              has no adapter for it, and each text has the same limit, so that the work is alike and the texts are not
 
-All stream. Told are requests a minute, p50 and p99 of the first piece of the text and of the whole, and of `aligned`:
+All stream. Told are requests a minute, seconds of the processor that the server used for each (where others take a part
+of the machine, the fairer measure), p50 and p99 of the first piece of the text and of the whole, and of `aligned`:
 what a request takes beyond its two stages, alone; the server's memory as requests go by; how many texts are those of
 the same request alone (batches of other sizes round near-ties the other way) and how many are another request's; what
 is left of 200 clients that hang up at random; and whether SIGTERM ends it cleanly.
@@ -59,23 +60,25 @@ def main() -> None:
     with ours(options) as (process, url):
         alone = asyncio.run(each_alone(url, options))
         found["aligned"] = asyncio.run(load(url, "aligned", options, alone, process.pid))
-        found["policy"] = asyncio.run(load(url, "policy", options))
+        found["policy"] = asyncio.run(load(url, "policy", options, pid=process.pid))
         found["aligned"] |= alone["told"] | asyncio.run(hang_ups(url, options))
         found["aligned"]["sigterm"] = ended(process, url)
     if options.llama_server or options.xllamacpp:
-        with theirs(options) as url:
-            found["server"] = asyncio.run(load(url, "server", options))
-            found["twice"] = asyncio.run(load(url, "twice", options))
+        with theirs(options) as (pid, url):
+            found["server"] = asyncio.run(load(url, "server", options, pid=pid))
+            found["twice"] = asyncio.run(load(url, "twice", options, pid=pid))
     for name, one in found.items():
         print(
             f"{name:8} {one['requests']:5} requests, {one['per_minute']:8.1f} a minute; first text p50 "
             f"{one['first'][0]:.2f} s, p99 {one['first'][1]:.2f} s; whole p50 {one['whole'][0]:.2f} s, p99 "
-            f"{one['whole'][1]:.2f} s; {one['tokens']:,} tokens"
+            f"{one['whole'][1]:.2f} s; {one['tokens']:,} tokens; {one['cpu_each']} s of processor each"
         )
     told = {name: value for name, value in found["aligned"].items() if name not in ("first", "whole")}
     print(f"aligned: {told}")
     if "twice" in found:
-        print(f"aligned against twice: {found['aligned']['per_minute'] / found['twice']['per_minute']:.2f}")
+        ratio = found["aligned"]["per_minute"] / found["twice"]["per_minute"]
+        processor = found["twice"]["cpu_each"] / max(1e-9, found["aligned"]["cpu_each"])
+        print(f"aligned against twice: {ratio:.2f} by the clock, {processor:.2f} by the processor")
     print(json.dumps({"machine": machine(options.threads), "foreign": round(bystanders.share(), 3), "found": found}))
 
 
@@ -125,7 +128,7 @@ def ours(options: argparse.Namespace) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 @contextlib.contextmanager
-def theirs(options: argparse.Namespace) -> Iterator[str]:
+def theirs(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
     import socket
 
     with socket.socket() as free:
@@ -148,7 +151,7 @@ def theirs(options: argparse.Namespace) -> Iterator[str]:
                 if asyncio.run(status(f"{url}/health")) == 200:
                     break
             time.sleep(0.2)
-        yield url
+        yield process.pid, url
     finally:
         process.kill()
         process.wait()
@@ -255,7 +258,7 @@ async def load(
             if pid and len(done) % max(1, options.requests // 10) == 0:
                 memory.append(resident(pid))
 
-    began = time.perf_counter()
+    began, before = time.perf_counter(), processor_seconds(pid)
     await asyncio.gather(*(client() for _ in range(options.clients)))
     seconds = time.perf_counter() - began
     found: Result = {
@@ -264,6 +267,7 @@ async def load(
         "first": spread([one["first"] for one in done]),
         "whole": spread([one["whole"] for one in done]),
         "tokens": sum(one["tokens"] for one in done),
+        "cpu_each": round((processor_seconds(pid) - before) / len(done), 4),
     }
     if alone:
         texts = alone["texts"]
@@ -285,6 +289,14 @@ async def load(
 def spread(values: list[float]) -> tuple[float, float]:
     ordered = sorted(values)
     return round(statistics.median(ordered), 3), round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3)
+
+
+def processor_seconds(pid: int) -> float:
+    """What the server has used of the processors, where the system tells; others beside it disturb it little."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def resident(pid: int) -> float:

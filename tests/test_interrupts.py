@@ -121,7 +121,8 @@ class After:
 
 
 @pytest.mark.parametrize("times", [0, 1, 3, 9])
-def test_a_stop_gives_what_was_written_and_the_cache_stays_true(tiny_path, times):
+def test_a_stop_gives_what_was_written_and_the_cache_stays_true(tiny_path, monkeypatch, times):
+    monkeypatch.setattr("metaaligner_lite.llama.context._ASK_EVERY", 60.0)  # a slow machine would ask while it reads
     prompt = chat_prompt([Message("user", "Tell me more. " * 10)], ChatTemplate(tiny.CHATML))
     with open_engine(tiny_path, threads=1) as engine:
         (whole,) = engine.run([prompt], max_tokens=20, sampling=Sampling(temperature=0.9, seed=1))

@@ -111,6 +111,12 @@ def test_a_stream(address, both):
     assert len({one["id"] for one in found[:-1]}) == 1
 
 
+def test_no_character_of_a_text_ends_a_line_of_the_stream(address):
+    text = "a\u2028b\x85c\x0bd\u00e9\U0001f600"
+    found = events(post(address, body(text, stream=True) | {"model": "policy"}).iter_lines())
+    assert text_of(found).split() == ["echo", *text.split()]
+
+
 def test_the_text_streams_as_it_is_written():
     with (
         serving(fake(aligner=Upper(seconds=0.1))) as (url, _),

@@ -105,8 +105,8 @@ class Turns:
                 else:
                     self._round(job)
             except BaseException as error:  # the callers' threads raise it
-                with self._wake:
-                    failed = self._writing or [self._jobs.popleft()]
+                with self._wake:  # it failed before the first was taken, if none was
+                    failed = self._writing or ([self._jobs.popleft()] if self._jobs else [])
                 for one in failed:
                     if not one.future.done():
                         one.future.set_exception(error)

@@ -103,8 +103,8 @@ def _head(order: Order, kind: str, name: str = "", created: int = 0) -> dict[str
 
 
 def event(value: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    """One server-sent event, in ASCII: some clients take U+2028 and its like for the end of a line."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 @dataclass(slots=True)

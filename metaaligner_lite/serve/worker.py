@@ -109,7 +109,8 @@ class Workers:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return sum(len(jobs) for jobs in list(self._waiting.values()))
+        with self._wake:
+            return sum(map(len, self._waiting.values()))
 
     @property
     def running(self) -> int:
