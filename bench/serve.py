@@ -237,7 +237,7 @@ async def request(url: str, kind: str, number: int, options: argparse.Namespace)
 async def each_alone(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """The text of each kind of request, alone; what a request takes beyond its two stages."""
     texts, beyond = {}, []
-    for number in range(len(SUBJECTS)):
+    for number in range(min(len(SUBJECTS), options.requests)):
         found = await request(url, "aligned", number, options)
         texts[number] = found["text"]
         stages = found["told"]["stages"]
