@@ -10,7 +10,7 @@ import tiny
 
 from metaaligner_lite import GgufAligner, GgufPolicy, GivenAnswer, align, open_engine
 from metaaligner_lite.generation import Sampling
-from metaaligner_lite.llama.context import Context
+from metaaligner_lite.llama.context import Context, Stopped
 from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.llama.store import SUFFIX
@@ -121,7 +121,8 @@ class After:
 
 
 @pytest.mark.parametrize("times", [0, 1, 3, 9])
-def test_a_stop_gives_what_was_written_and_the_cache_stays_true(tiny_path, times):
+def test_a_stop_gives_what_was_written_and_the_cache_stays_true(tiny_path, monkeypatch, times):
+    monkeypatch.setattr("metaaligner_lite.llama.context._ASK_EVERY", 60.0)  # a slow machine would ask while it reads
     prompt = chat_prompt([Message("user", "Tell me more. " * 10)], ChatTemplate(tiny.CHATML))
     with open_engine(tiny_path, threads=1) as engine:
         (whole,) = engine.run([prompt], max_tokens=20, sampling=Sampling(temperature=0.9, seed=1))
@@ -167,3 +168,27 @@ def test_an_interrupted_adapter_switch_is_done_again(tiny_path, tmp_path):
         finally:
             context._lib.llama_set_adapters_lora = real
         assert align("Hello?", "empathy", policy=GivenAnswer("Yes."), aligner=aligner).text == expected
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_stop_ends_a_batch_that_is_being_read(model, monkeypatch, error):
+    """A batch takes seconds with a large model: it is asked while it goes on, and what was there before stays."""
+    monkeypatch.setattr("metaaligner_lite.llama.context._ASK_EVERY", 0.0)
+    rng = random.Random(2)
+    prompt = [rng.randrange(3, 259) for _ in range(400)]
+    with Context(model, 512, threads=1, kv="f32") as context:
+        expected = tiny.write(context, prompt, 12).text
+        context.roll_back(100)
+        asked = []
+
+        def stop():
+            asked.append(len(asked))
+            if len(asked) == 3 and error:
+                raise error
+            return len(asked) == 3  # the first is before the batch
+
+        with pytest.raises(error or Stopped):
+            context.read(prompt, stop=stop)
+        assert len(asked) == 3
+        assert context.sequences[0].tokens == prompt[:100]
+        assert tiny.write(context, prompt, 12).text == expected

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -19,6 +21,9 @@ from .model import Adapter, Model
 BATCH = 512  # tokens per llama_decode call while reading
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2, "bf16": 30, "f32": 0}  # ggml type numbers of a cache's keys and values
 ADAPTER_SCALE = 1.0  # an adapter acts as it was trained
+_ABORTED = 2  # llama_decode's status if the abort callback ended it
+_AT_ONCE = 32  # tokens; so many are read before a caller could wait
+_ASK_EVERY = 0.02  # seconds
 NEVER = sys.maxsize  # a position that no text reaches: the adapter acts nowhere
 
 
@@ -256,7 +261,42 @@ class Context:
         for start in range(0, len(tokens), self.n_batch):
             if stop and stop():
                 raise Stopped
-            self._decode([(sequence, tokens[start : start + self.n_batch])], every=False)
+            part = tokens[start : start + self.n_batch]
+            with self._halting(stop if len(part) > _AT_ONCE else None):
+                self._decode([(sequence, part)], every=False)
+
+    @contextmanager
+    def _halting(self, stop: Stop | None) -> Iterator[None]:
+        """Let `stop` end a decode half-way, as a CPU takes seconds for a batch of a large model. Raises Stopped.
+
+        llama.cpp then forgets the batch, and keeps what was there before.
+        """
+        if stop is None:
+            yield
+            return
+        asked, raised = time.monotonic(), list[BaseException]()
+
+        def halt(_: Any) -> bool:
+            nonlocal asked
+            if raised or (now := time.monotonic()) - asked < _ASK_EVERY:
+                return bool(raised)
+            asked = now
+            try:
+                return stop()
+            except BaseException as error:  # an interrupt must not be lost in a callback
+                raised.append(error)
+                return True
+
+        callback = self._lib.ggml_abort_callback(halt)
+        self._lib.llama_set_abort_callback(self.handle, callback, None)
+        try:
+            yield
+        except Stopped:
+            if raised:
+                raise raised[0] from None
+            raise
+        finally:
+            self._lib.llama_set_abort_callback(self.handle, self._lib.ggml_abort_callback(), None)
 
     def _decode(self, parts: Sequence[tuple[int, Sequence[int]]], *, every: bool) -> list[int]:
         """Decode the next tokens of sequences in one batch, with the logits after `every` token or the last.
@@ -279,6 +319,12 @@ class Context:
         forget_errors()
         self._unsure = True
         status = self._lib.llama_decode(self.handle, batch)
+        if status == _ABORTED and all(
+            self._lib.llama_memory_seq_rm(self._memory, sequence, len(self.sequences[sequence].tokens), -1)
+            for sequence, _ in parts
+        ):
+            self._unsure = False
+            raise Stopped
         if status:
             self._clear()  # what a failed batch left behind is unknown
             raise ModelError(
