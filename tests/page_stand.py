@@ -79,6 +79,11 @@ class StandIn:
     left: threading.Event = field(default_factory=threading.Event)  # a client went in the middle of an answer
     url: str = ""
 
+    def start_over(self, reply: Callable[[dict[str, Any]], list[Step]]) -> None:
+        """Forgets what it was asked and told, for the next test."""
+        self.reply, self.key, self.busy = reply, "", 0
+        self.asked, self.paths, self.left = [], [], threading.Event()
+
 
 class _Handler(BaseHTTPRequestHandler):
     stand: StandIn
@@ -90,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand.paths.append(self.path)
         if self.path == "/":
             self._send(200, PAGE.read_bytes(), "text/html; charset=utf-8")
+        elif self.path == "/blank":
+            self._send(200, b"<!doctype html><title>blank</title>", "text/html")
         elif self.path.startswith("/v1/") and self._refused():
             return
         elif self.path == "/v1/objectives":
@@ -182,6 +189,7 @@ def open_browser(folder: Path) -> Chrome:
     for flag in (
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
         *("disable-component-update", "disable-sync", "disable-dev-shm-usage", "hide-scrollbars", "lang=en-US"),
+        *("force-prefers-reduced-motion", "disable-extensions", "renderer-process-limit=1"),
         f"user-data-dir={folder / 'profile'}",
     ):
         options.add_argument(f"--{flag}")
