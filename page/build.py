@@ -29,6 +29,7 @@ VENDORED = {
         "8053ee2a6a09f9d50f7fcd6fb7f07072f52c7f3fa9aa12147cab4feaf65ee970",
     ),
 }
+LICENCES = {"marked.umd.js": "marked", "purify.min.js": "dompurify"}
 
 
 def build() -> str:
@@ -76,8 +77,9 @@ def _vendored(name: str) -> str:
 
 
 def _licences() -> str:
-    """The notice that marked's licence wants kept; DOMPurify's stands at the head of its script."""
-    return _read("vendor/LICENSE-marked").replace("--", "- -").strip()
+    """The licences of both, which want to go where their works go, in a form that a comment can hold."""
+    texts = [f"{VENDORED[name][0]}\n\n{_read(f'vendor/LICENSE-{of}').strip()}" for name, of in LICENCES.items()]
+    return "\n\n".join(texts).replace("--", "- -")
 
 
 def _hash(text: str) -> str:

@@ -31,7 +31,9 @@ OBJECTIVES = [
 Step = dict[str, Any] | str | float | threading.Event
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MISSING = "needs Chromium and its driver: `apt-get install chromium chromium-driver`, or Chrome with chromedriver on PATH"
+MISSING = (
+    "needs Chromium and its driver: `apt-get install chromium chromium-driver`, or Chrome with chromedriver on PATH"
+)
 
 
 def policy(text: str) -> dict[str, Any]:
@@ -112,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.stand.busy > 0:
             self.stand.busy -= 1
-            self._json(429, {"error": {"message": "the queue is full", "type": "rate_limit_error"}}, {"Retry-After": "1"})
+            self._json(
+                429, {"error": {"message": "the queue is full", "type": "rate_limit_error"}}, {"Retry-After": "1"}
+            )
             return
         self.stand.asked.append(body)
         steps = self.stand.reply(body)

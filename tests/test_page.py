@@ -33,9 +33,11 @@ AFTER = "I am sorry. Check the tracking page first. Then use the form."
 # How a model's text would reach a browser's hands; none may come further than letters.
 HOSTILE = """# Heading
 <script>window.hacked = 1</script> <img src=x onerror="window.hacked = 2"> <svg/onload=window.hacked=3>
-[click](javascript:window.hacked=4) [data](data:text/html,<script>window.hacked=5</script>) <a href="javascript:hacked=6">x</a>
-[tab](java\tscript:window.hacked=7) [vb](vbscript:x) [entity](&#106;avascript:window.hacked=8) [good](https://example.org/a)
-![picture](http://127.0.0.1:1/remote.png "t") ![local](/leak.png) <img src="/leak2.png"> <style>body{display:none}</style>
+[click](javascript:window.hacked=4) [data](data:text/html,<script>window.hacked=5</script>)
+<a href="javascript:hacked=6">x</a> [tab](java\tscript:window.hacked=7)
+[vb](vbscript:x) [entity](&#106;avascript:window.hacked=8) [good](https://example.org/a)
+![picture](http://127.0.0.1:1/remote.png "t") ![local](/leak.png) <img src="/leak2.png">
+<style>body{display:none}</style>
 <iframe src="/leak3"></iframe> <form action="/leak4"><input name=a></form> <link rel=stylesheet href="/leak5.css">
 <div style="background:url(/leak6.png)" id="turns" class="hidden">clobber</div> <b>unclosed <i>tags
 <table><tr><td>&lt;script&gt; ]]> --> </script></textarea></title><base href="http://127.0.0.1:1/">
@@ -150,14 +152,17 @@ def test_an_answer_and_its_edit_side_by_side(page: Page) -> None:
     sent = page.server.asked[0]
     assert sent["messages"] == [{"role": "user", "content": "My parcel is late."}]
     assert (sent["stream"], sent["model"]) == (True, "aligned")
-    assert sent["metaaligner"] == {"objectives": ["empathy", "clarity"], "show": "both", "gate": False, "rounds": 1}
+    assert sent["metaaligner"] == {"objectives": ["empathy", "clarity"], "show": "both"}
     assert page.complaints() == []
 
 
 def test_counts_of_each_stage(page: Page) -> None:
     page.ask("My parcel is late.")
     read = [re.sub(r"\s+", " ", text) for text in page.texts(".counts dl")]
-    assert read == ["read 41 reused 12 written 38 copied 0 time 1.9 s", "read 96 reused 33 written 47 copied 29 time 0.8 s"]
+    assert read == [
+        "read 41 reused 12 written 38 copied 0 time 1.9 s",
+        "read 96 reused 33 written 47 copied 29 time 0.8 s",
+    ]
 
 
 def test_streaming_is_live_and_told_without_noise(page: Page) -> None:
@@ -221,9 +226,9 @@ def test_run_again_uses_the_objectives_of_now(page: Page) -> None:
 def test_settings_go_with_the_request(page: Page) -> None:
     page.button("Settings").click()
     page.one("#system").send_keys("Be kind.")
-    page.one("#rounds").send_keys(Keys.BACKSPACE + "2")
+    page.one("#rounds").send_keys("2")
     page.one("#limit").send_keys("64")
-    page.one("#gate").click()
+    page.one("#gate option[value=on]").click()
     page.one("#settings footer .strong").click()
     page.ask("One.")
     sent = page.server.asked[0]
@@ -312,7 +317,10 @@ def test_diff_marks_words(page: Page) -> None:
     assert page.script("return document.querySelector('.diff').textContent") == (
         "I am sorry. Check the tracking page first. Then utilizeuse the form."
     )
-    assert re.sub(r"\s+", " ", page.one(".changed").get_property("textContent")) == "+4 words added −1 words taken out words"
+    assert (
+        re.sub(r"\s+", " ", page.one(".changed").get_property("textContent"))
+        == "+4 words added −1 words taken out words"
+    )
     assert not page.all(".policy")
 
 
@@ -337,7 +345,9 @@ def test_a_diff_holds_both_texts(page: Page, before: str, after: str) -> None:
     if not before:
         assert page.one(".text").get_property("textContent").strip() == after
         return
-    both = "const p = document.querySelector('.diff').cloneNode(true); p.querySelectorAll('%s').forEach(n => n.remove());"
+    both = (
+        "const p = document.querySelector('p.diff').cloneNode(true); p.querySelectorAll('%s').forEach(n => n.remove());"
+    )
     assert page.script(both % "ins" + "return p.textContent") == before
     assert page.script(both % "del" + "return p.textContent") == after
 
@@ -377,7 +387,10 @@ def test_an_error_in_the_middle_of_a_stream(page: Page) -> None:
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        ([{"status": 400, "error": {"message": "5,000 tokens, 2,048 fit", "code": "context_length_exceeded"}}], "5,000"),
+        (
+            [{"status": 400, "error": {"message": "5,000 tokens, 2,048 fit", "code": "context_length_exceeded"}}],
+            "5,000",
+        ),
         ([{"status": 500, "error": {}}], "The server answered 500"),
         ([policy("Check")], "The connection broke before the answer was whole."),
         ([policy("Check"), "data: [DONE]\n\n"], "The connection broke before the answer was whole."),
@@ -457,10 +470,13 @@ def test_a_server_that_is_gone(page: Page, server: StandIn) -> None:
 def test_a_hostile_text_stays_text(page: Page, view: str) -> None:
     if view == "diff":
         page.press("v")
-    evil = {"name": "<img src=/leak7 onerror=hacked=1>", "policy_text": HOSTILE}
+    evil = "<img src=/leak7 onerror=hacked=1>"
     page.server.reply = lambda body: [
         *[policy(HOSTILE), aligned(HOSTILE + "end")],
-        *[stand.finish(HOSTILE, [evil["name"]], aligned=False, failure="<script>hacked=1</script>"), "data: [DONE]\n\n"],
+        *[
+            stand.finish(HOSTILE, [evil], aligned=False, failure="<script>hacked=1</script>"),
+            "data: [DONE]\n\n",
+        ],
     ]
     page.ask("<script>window.hacked = 1</script><img src=/leak8.png>")
     for link in page.all(".answer a[href]"):
@@ -469,8 +485,11 @@ def test_a_hostile_text_stays_text(page: Page, view: str) -> None:
     if view == "side":
         assert "https://example.org/a" in [link.get_dom_attribute("href") for link in page.all(".answer a[href]")]
     assert page.all(":is(.answer, .said) :is(script, img, svg, iframe, form, input, link, style, base, object)") == []
-    assert page.script("return [...document.querySelectorAll('.answer .text *, .diff *')].flatMap(n => [...n.attributes])"
-                       ".filter(a => /^on|^style$|^src|^id$/.test(a.name)).length") == 0  # fmt: skip
+    carried = page.script(
+        "return [...document.querySelectorAll('.answer :is(.text, .diff) *')]"
+        ".flatMap(n => [...n.attributes].map(a => a.name))"
+    )
+    assert set(carried) <= {"href", "start", "rel", "target", "title", "class", "dir", "role", "tabindex", "aria-label"}
     for shown in ("<script>window.hacked = 1</script>", "onerror=", "![picture](http://127.0.0.1:1/remote.png"):
         assert shown in page.all(".aligned :is(.text, .diff)")[0].text, "what a model wrote is seen as it wrote it"
     time.sleep(0.3)
@@ -606,8 +625,8 @@ def test_files_of_others(page: Page, tmp_path: Path, written: Any, shown: list[s
 
 
 def test_a_hostile_file(page: Page, tmp_path: Path) -> None:
-    told = {"chosen": 9, "answers": [{"content": HOSTILE, "objectives": [7, {"name": HOSTILE}], "stages": {"edit": {"read": HOSTILE}},
-                                      "aligned": True, "preference": "x", "state": "edit", "note": 3}]}  # fmt: skip
+    given = {"content": HOSTILE, "objectives": [7, {"name": HOSTILE}], "stages": {"edit": {"read": HOSTILE}}}
+    told = {"chosen": 9, "answers": [{**given, "aligned": True, "preference": "x", "state": "edit", "note": 3}]}
     messages = [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": "x", "metaaligner": told}]
     file = tmp_path / "evil.json"
     file.write_text(json.dumps({"messages": messages, "title": HOSTILE, "created": "never"}), encoding="utf-8")
@@ -693,7 +712,7 @@ def test_dark_by_system_and_by_switch(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [320, 390])
 def test_a_phone(page: Page, width: int) -> None:
-    size = {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     page.browser.refresh()
     page.until(lambda: page.all("#model option"))
@@ -708,9 +727,11 @@ def test_a_phone(page: Page, width: int) -> None:
     page.ask("One " + "long" * 50)
     lefts = {column.rect["x"] for column in page.all(".answer")}
     assert len(lefts) == 1, "the columns stand below each other"
-    wide = "return [...document.querySelectorAll('body, main, header, form, .turn, .answer, .set')].filter("
-    assert page.script(wide + "n => n.scrollWidth > n.clientWidth + 1 || n.getBoundingClientRect().right > innerWidth + 1)"
-                       ".map(n => n.className || n.tagName)") == []  # fmt: skip
+    too_wide = page.script(
+        "return [...document.querySelectorAll('body, main, header, form, .turn, .answer, .set')].filter(n => "
+        "n.scrollWidth > n.clientWidth + 1 || n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML)"
+    )
+    assert too_wide == []
     assert page.one("#main").rect["height"] > 200, "there is room to read"
     page.button("Conversations").click()
     page.until(lambda: page.button("New conversation").rect["x"] >= 0)
@@ -768,7 +789,10 @@ def test_axe_finds_nothing(page: Page, axe: str, scheme: str) -> None:
     page.ask("One.")
     page.server.reply = lambda body: answer(BEFORE, BEFORE, ["empathy"], aligned=False, failure="in circles")
     page.ask("Two.")
-    page.server.reply = lambda body: [policy("# Title\n\n> quote `code` [link](https://example.org)"), {"error": {"message": "no"}}]
+    page.server.reply = lambda body: [
+        policy("# Title\n\n> quote `code` [link](https://example.org)"),
+        {"error": {"message": "no"}},
+    ]
     page.ask("Three.")
     assert faults() == []
     page.press("v")
@@ -795,5 +819,54 @@ def test_the_page_is_what_its_sources_make() -> None:
 def test_the_page_is_one_file_of_moderate_size() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert len(text.encode()) < 250_000
-    assert not re.search(r"<(script|img|iframe|link)[^>]+(src|href)=\"(?!data:)", text)
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.DOTALL)
+    assert not re.search(r"<(script|img|iframe|link)[^>]+(src|href)=\"(?!data:)", markup)
     assert "unsafe-inline" not in text
+
+
+# --- with the real server, over small trained models ---
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    for needed in ("starlette", "uvicorn", "pydantic"):
+        pytest.importorskip(needed)
+    from served import serving as really_serving
+    from trained import ADAPTER, POLICY
+
+    from metaaligner_lite.pair import Choice, open_pair
+
+    with open_pair(Choice(POLICY, adapter=ADAPTER, engine={"threads": 1})) as pair, really_serving(pair) as (url, _):
+        yield url
+
+
+def test_the_real_server(page: Page, served: str) -> None:
+    page.browser.get(served)
+    page.until(lambda: page.all("#model option"))
+    page.button("Choose objectives").click()
+    offered = page.script("return [...document.querySelectorAll('#choices input')].map(box => box.value)")
+    assert {"empathy", "brevity"} <= set(offered)
+    page.one('#choices input[value="brevity"]').click()
+    page.one("#own-name").send_keys("calm" + Keys.TAB + "The response should be calm." + Keys.ENTER)
+    page.one("#picker footer button").click()
+    page.button("Compare with another set").click()
+    page.one('#choices input[value="empathy"]').click()
+    page.one("#picker footer button").click()
+    page.type(trained_query() + Keys.ENTER)
+    page.until(lambda: page.all(".aligned .counts dd") and not page.all("body.running"), within=60)
+    assert not page.all(".answer .wrong")
+    drafted, *edited = page.texts(".answer .text")
+    assert drafted.strip()
+    assert all(text.strip() for text in edited)
+    assert page.texts(".aligned .toward li") == ["brevity", "calm", "empathy"]
+    assert "read" in page.one(".policy .counts").text
+    page.ask("And now?")
+    assert len(page.all(".turn")) == 2
+    assert page.complaints() == []
+
+
+def trained_query() -> str:
+    from trained import prompts
+
+    query: str = prompts()[0][0]
+    return query

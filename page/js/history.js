@@ -21,7 +21,7 @@ function show(one) {
   stop();
   endEdit();
   chat = one;
-  sessionStorage.setItem("mal.open", chat.id);
+  tab.set("mal.open", chat.id);
   notice("");
   renderHistory();
   renderTurns();

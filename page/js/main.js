@@ -60,7 +60,9 @@ document.addEventListener("keydown", (event) => {
     ACTS[event.code]();
   }
 });
-addEventListener("pagehide", () => { if (running) keepChat(chat); }); // what was written until then
+addEventListener("pagehide", () => { // what was written until then is kept, as stopped
+  if (running) { keepChat(chat); stop(); }
+});
 
 $("shortcuts").append(...SHORTCUTS.map(([keys, what]) => el("div", {},
   el("dt", {}, ...keys.split(" ").map((key) => el("kbd", {}, key))), el("dd", {}, what))));
@@ -71,7 +73,7 @@ $("examples").append(...EXAMPLES.map((text) => el("li", {}, el("button", { type:
 } }, text))));
 
 applyTheme();
-chat = openChat(sessionStorage.getItem("mal.open")) ?? chat;
+chat = openChat(tab.get("mal.open")) ?? chat;
 setView(settings.view);
 renderHistory();
 renderSets();

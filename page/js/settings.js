@@ -31,10 +31,10 @@ for (const radio of document.querySelectorAll("[name=view]")) radio.addEventList
 
 function openSettings() {
   $("system").value = chat.system;
-  $("rounds").value = settings.rounds;
+  $("rounds").value = settings.rounds ?? "";
   $("limit").value = settings.limit ?? "";
   $("temperature").value = settings.temperature ?? "";
-  $("gate").checked = settings.gate;
+  $("gate").value = settings.gate;
   $("settings").showModal();
 }
 
@@ -45,10 +45,10 @@ function numberIn(field, otherwise) {
 
 $("settings").addEventListener("close", () => {
   settings.system = chat.system = $("system").value.trim();
-  settings.rounds = numberIn($("rounds"), 1);
+  settings.rounds = numberIn($("rounds"), null);
   settings.limit = numberIn($("limit"), null);
   settings.temperature = numberIn($("temperature"), null);
-  settings.gate = $("gate").checked;
+  settings.gate = $("gate").value;
   settings.model = $("model").value;
   keepSettings();
   keepChat(chat);
@@ -66,7 +66,8 @@ async function meetServer() {
   try {
     const [objectives, models] = await Promise.all([getJson("v1/objectives"), getJson("v1/models")]);
     known = objectives.data.map(asObjective).filter(Boolean);
-    const names = models.data.map((model) => String(model.id));
+    // the policy alone, under a name of its own, has nothing to compare
+    const names = models.data.filter((model) => model.metaaligner?.objectives?.length !== 0).map((model) => String(model.id));
     $("model").replaceChildren(...names.map((name) => el("option", {}, name)));
     if (!names.includes(settings.model)) settings.model = names[0] ?? "";
     $("model").value = settings.model;

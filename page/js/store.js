@@ -21,8 +21,20 @@ function keep(key, value) {
   }
 }
 
+/** What is kept as long as the tab, or where the browser keeps nothing, as long as the page. */
+const tab = {
+  held: new Map(),
+  get(key) {
+    try { return this.held.get(key) ?? sessionStorage.getItem(key); } catch { return null; }
+  },
+  set(key, value) {
+    this.held.set(key, value);
+    try { sessionStorage.setItem(key, value); } catch { /* held has it */ }
+  },
+};
+
 const settings = {
-  theme: "system", view: "side", model: "", rounds: 1, gate: false, limit: null, temperature: null, system: "",
+  theme: "system", view: "side", model: "", rounds: null, gate: "", limit: null, temperature: null, system: "",
   sets: [[]],
   ...load("mal.settings", {}),
 };
@@ -42,7 +54,9 @@ function keepChat(chat) {
 
 /** Every kept conversation, the last one used first. */
 function keptChats() {
-  return Object.keys(localStorage).filter((key) => key.startsWith(CHAT)).map((key) => load(key, null))
+  let keys = [];
+  try { keys = Object.keys(localStorage); } catch { /* the browser keeps nothing */ }
+  return keys.filter((key) => key.startsWith(CHAT)).map((key) => load(key, null))
     .filter((chat) => Array.isArray(chat?.turns)).sort((one, other) => other.updated.localeCompare(one.updated));
 }
 
@@ -57,12 +71,14 @@ function openChat(id) {
 
 function dropChat(id) {
   dropped.add(id);
-  localStorage.removeItem(CHAT + id);
+  try { localStorage.removeItem(CHAT + id); } catch { /* nothing was kept */ }
 }
 
 function forgetAll() {
-  for (const key of Object.keys(localStorage)) if (key.startsWith("mal.")) localStorage.removeItem(key);
-  sessionStorage.removeItem(KEY);
+  try {
+    for (const key of Object.keys(localStorage)) if (key.startsWith("mal.")) localStorage.removeItem(key);
+    sessionStorage.removeItem(KEY);
+  } catch { /* nothing was kept */ }
 }
 
 const isRunning = (answer) => ["waiting", "policy", "edit"].includes(answer.state);

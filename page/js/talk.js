@@ -68,7 +68,12 @@ function bodyFor(chat, query, set) {
     stream: true,
     max_tokens: settings.limit ?? undefined,
     temperature: settings.temperature ?? undefined,
-    metaaligner: { objectives: set.length ? set.map(onWire) : undefined, show: "both", gate: settings.gate, rounds: settings.rounds },
+    metaaligner: {
+      objectives: set.length ? set.map(onWire) : undefined,
+      show: "both",
+      gate: settings.gate ? settings.gate === "on" : undefined,
+      rounds: settings.rounds ?? undefined,
+    },
   };
 }
 
@@ -106,6 +111,7 @@ async function take(answer, body, signal, changed) {
     if (told) {
       answer.meta = metaOf(told);
       if (typeof told.policy_text === "string") answer.policy = told.policy_text;
+      if (typeof told.text === "string") answer.text = told.text; // an edit that was streamed and then not taken
       if (!answer.objectives.length && Array.isArray(told.objectives)) answer.objectives = told.objectives.map(asObjective).filter(Boolean);
     }
     if (reason) { finished = true; if (reason === "length") answer.note = "The longest length was reached."; }
@@ -165,7 +171,7 @@ function endEdit() {
 function touched(one) {
   one.updated = new Date().toISOString();
   keepChat(one);
-  if (one === chat) sessionStorage.setItem("mal.open", one.id);
+  if (one === chat) tab.set("mal.open", one.id);
   renderHistory();
 }
 

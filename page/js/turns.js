@@ -14,6 +14,7 @@ function metaOf(told) {
     aligned: told.aligned,
     failure: typeof told.failure === "string" ? told.failure : "",
     preference: Number.isFinite(told.preference) ? told.preference : null,
+    notes: Array.isArray(told.notes) ? told.notes.filter((note) => typeof note === "string") : [],
     stages: { policy: numbers(told.stages?.policy), edit: numbers(told.stages?.edit) },
   };
 }
@@ -43,7 +44,7 @@ function policyColumn(turn) {
   const state = el("span", { class: "state" });
   const counts = el("div", { class: "counts" });
   const tools = el("div", { class: "tools" });
-  const element = el("section", { class: "answer policy", "aria-label": "Policy" },
+  const element = el("div", { class: "answer policy", role: "group", "aria-label": "Policy" },
     el("header", {}, el("h3", {}, "Policy"), state), body, counts, tools);
   const shown = painter(body);
   return { element, paint() {
@@ -66,7 +67,7 @@ function alignedColumn(turn, answer, at) {
   const notes = el("div", { class: "notes" });
   const counts = el("div", { class: "counts" });
   const tools = el("div", { class: "tools" });
-  const element = el("section", { class: "answer aligned", "aria-label": name },
+  const element = el("div", { class: "answer aligned", role: "group", "aria-label": name },
     el("header", {}, el("h3", {}, name), el("ul", { class: "toward", "aria-label": "Objectives" },
       ...answer.objectives.map((one) => el("li", { title: one.description || null }, one.name))), state),
     body, notes, counts, tools);
@@ -114,6 +115,7 @@ function notesOf(turn, answer, at) {
   if (meta?.failure) notes.push(note("warn", `Not edited: ${meta.failure}`));
   else if (meta && !meta.aligned && answer.state === "done") notes.push(note("warn", "The policy's answer was kept."));
   else if (answer.state === "done" && answer.policy && answer.policy === answer.text) notes.push(note("fine", "The aligner left the answer as it was."));
+  notes.push(...(meta?.notes ?? []).map((text) => note("fine", text)));
   if (meta?.preference !== null && meta?.preference !== undefined) {
     notes.push(note("fine", `Gate: the aligner holds its edit ${meta.preference > 0 ? "more" : "less"} likely than the answer (${meta.preference.toFixed(2)} per token).`));
   }

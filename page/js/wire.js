@@ -18,7 +18,7 @@ function askKey(refused) {
     $("key").value = "";
     $("key-form").onsubmit = (event) => {
       event.preventDefault();
-      sessionStorage.setItem(KEY, $("key").value.trim());
+      tab.set(KEY, $("key").value.trim());
       $("ask-key").close("given");
     };
     $("ask-key").onclose = () => { asking = null; resolve($("ask-key").returnValue === "given"); };
@@ -31,7 +31,7 @@ function askKey(refused) {
 /** The server's response. Raises WireError in words to show; an abort stays an AbortError. */
 async function request(path, options = {}) {
   for (;;) {
-    const key = sessionStorage.getItem(KEY);
+    const key = tab.get(KEY);
     const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
     let response;
     try {
@@ -43,7 +43,7 @@ async function request(path, options = {}) {
     if (response.ok) return response;
     const error = await refusal(response);
     if (response.status !== 401) throw error;
-    if (sessionStorage.getItem(KEY) === key && !(await askKey(Boolean(key)))) throw error;
+    if (tab.get(KEY) === key && !(await askKey(Boolean(key)))) throw error;
   }
 }
 
