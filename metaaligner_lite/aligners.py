@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from .errors import MalError, ModelError, UsageError
-from .generation import GREEDY, Generation, OnText, Sampling, Stop
+from .generation import GREEDY, Generation, OnText, Sampling, Settings, Stop
 from .objectives import Objective
 from .policies import Answer
 from .prompts import (
@@ -127,6 +128,15 @@ class GgufAligner:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
+        self.stops: tuple[str, ...] = ()
+        self.copies: tuple[str, ...] = ()
+
+    def asked(self, settings: Settings) -> Self:
+        """The same aligner with the settings of one request."""
+        other = copy.copy(self)
+        other.sampling, other.max_tokens = settings.sampling, settings.max_tokens
+        other.stops, other.copies = settings.stops, settings.copies
+        return other
 
     def edit(
         self,
@@ -228,9 +238,10 @@ class GgufAligner:
             expected=length + 64,
             usual=2 * length + 256,
             # What will probably survive: most of the answer, and what the query quotes (a name, a passage, its code).
-            copies=(edit.answer.text, edit.query) if self.draft else (),
+            copies=(edit.answer.text, edit.query, *self.copies) if self.draft else (),
             # An answer that holds such a line itself may keep it.
             marks=[mark for mark in self._marks if mark.strip() not in edit.answer.text],
+            stops=self.stops,
             on_text=on_text,
         )
 
@@ -323,7 +334,15 @@ class EndpointAligner:
         self.sampling = sampling or GREEDY
         self.chosen = chosen
         self.max_tokens = max_tokens
+        self.stops: tuple[str, ...] = ()
         self._chats = self.layout in IN_TURNS
+
+    def asked(self, settings: Settings) -> Self:
+        """The same aligner with the settings of one request."""
+        other = copy.copy(self)
+        other.sampling, other.max_tokens, other.stops = settings.sampling, settings.max_tokens, settings.stops
+        other.chosen = settings.chosen
+        return other
 
     def edit(
         self,
@@ -383,7 +402,7 @@ class EndpointAligner:
         # A runaway edit is stopped here: a limit of tokens would count the thoughts of a model that thinks.
         heard = Listener(on_text, most=0 if self.max_tokens else 4 * len(answer.text) + 1000)
         # An edit repeats on purpose; llama-cpp-python's server and others punish that unless told.
-        settings = settings_of(self.sampling, self.chosen | {"repeat_penalty"}, self.max_tokens)
+        settings = settings_of(self.sampling, self.chosen | {"repeat_penalty"}, self.max_tokens, self.stops)
 
         def halt() -> bool:
             return bool(heard.ended) or (stop is not None and stop())

@@ -110,7 +110,9 @@ class Reply:
         return Counts(read, self.cached_tokens, self.written_tokens, 0, 0, self.read_seconds, self.write_seconds)
 
 
-def settings_of(sampling: Sampling, chosen: frozenset[str], max_tokens: int | None) -> dict[str, Any]:
+def settings_of(
+    sampling: Sampling, chosen: frozenset[str], max_tokens: int | None, stops: Sequence[str] = ()
+) -> dict[str, Any]:
     """Sampling as a request says it. What is no part of OpenAI's API is sent where a user `chosen` it, alone."""
     settings: dict[str, Any] = {"temperature": sampling.temperature}
     if sampling.temperature > 0:
@@ -122,6 +124,8 @@ def settings_of(sampling: Sampling, chosen: frozenset[str], max_tokens: int | No
         settings["dry_multiplier"] = sampling.dry
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
+    if stops:
+        settings["stop"] = list(stops)
     return settings
 
 

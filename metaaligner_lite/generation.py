@@ -30,6 +30,20 @@ GREEDY = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """How one text of many is to be written: what differs from request to request.
+
+    The text ends before any of `stops`. `copies` are texts that it will probably repeat in parts.
+    """
+
+    sampling: Sampling = GREEDY
+    chosen: frozenset[str] = frozenset()
+    max_tokens: int | None = None
+    stops: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What one generation cost. `reused` prompt tokens were in the KV cache already and were not read again.
 
@@ -51,8 +65,8 @@ class Generation:
     """A generated text, its tokens (the end token left out), why it ended, and what it cost.
 
     `finish` is "end" (the model ended it), "run-on" (it began a turn of the user's; the text stops before), "loop" (it
-    went round in circles; the text stops before the second round), "length" (the limit was reached: the text may lack
-    its end) or "stopped" (the caller stopped it).
+    went round in circles; the text stops before the second round), "stop" (it came to a text that was to end it),
+    "length" (the limit was reached: the text may lack its end) or "stopped" (the caller stopped it).
     """
 
     text: str

@@ -227,11 +227,17 @@ def _asked(engine: Engine | Endpoint, choice: Choice) -> GgufPolicy | EndpointPo
     sampling = choice.sampling
     if isinstance(engine, Endpoint):
         return EndpointPolicy(engine, sampling=sampling, chosen=choice.chosen, max_tokens=choice.max_tokens)
-    recommended, chosen = recommended_sampling(engine.model.header), {*choice.chosen, "temperature"}
-    if sampling.temperature > 0:  # what the file recommends, where nothing else was named
-        told = {name: value for name, value in recommended.items() if name not in chosen}
-        sampling = replace(sampling, **cast(dict[str, Any], told))
+    sampling = as_recommended(engine, sampling, choice.chosen)
     return GgufPolicy(engine, template=choice.template, sampling=sampling, max_tokens=choice.max_tokens)
+
+
+def as_recommended(engine: Engine, sampling: Sampling, chosen: frozenset[str]) -> Sampling:
+    """What a model's file recommends in place of what was not `chosen`; nothing for greedy writing."""
+    if sampling.temperature <= 0:
+        return sampling
+    recommended = recommended_sampling(engine.model.header)
+    told = {name: value for name, value in recommended.items() if name not in {*chosen, "temperature"}}
+    return replace(sampling, **cast(dict[str, Any], told))
 
 
 def _editing(engine: Engine | Endpoint, found: Plan, choice: Choice) -> GgufAligner | EndpointAligner:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from .errors import MalError
-from .generation import GREEDY, Generation, OnText, Sampling, Stop
-from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, chat_prompt, fit, opens_thoughts, run_on_marks
+from .generation import GREEDY, Generation, OnText, Sampling, Settings, Stop
+from .prompts import PLAIN_DIALOGUE, ChatTemplate, Message, Piece, chat_prompt, fit, opens_thoughts, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
     from .llama.engine import Engine
+
+
+_EXPECTED = 64  # tokens that an answer must have room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,20 @@ class GgufPolicy:
         self._marks = run_on_marks(self.template, engine.model.specials)
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
+        self.stops: tuple[str, ...] = ()
+        self.copies: tuple[str, ...] = ()
+
+    def asked(self, settings: Settings) -> Self:
+        """The same policy with the settings of one request."""
+        other = copy.copy(self)
+        other.sampling, other.max_tokens = settings.sampling, settings.max_tokens
+        other.stops, other.copies = settings.stops, settings.copies
+        return other
+
+    def check(self, query: str, history: Sequence[Message] = ()) -> None:
+        """Raise what `answer` would raise before it reads anything: PromptTooLong, with the numbers."""
+        turns, _ = fit([*history, Message("user", query)], self.template)
+        self.engine.check(chat_prompt(turns, self.template), min(self.max_tokens or _EXPECTED, _EXPECTED))
 
     def answer(
         self,
@@ -142,7 +160,7 @@ class GgufPolicy:
             if on_text and not i:
                 answering = ThoughtFilter(on_text, told[i][0])
             feed = answering.feed if answering and not i else None
-            requests[i] = Request(prompt, marks=self._marks, on_text=feed)
+            requests[i] = Request(prompt, copies=self.copies, marks=self._marks, stops=self.stops, on_text=feed)
         texts = self.engine.write(
             list(requests.values()),
             max_tokens=self.max_tokens,
@@ -183,6 +201,17 @@ class EndpointPolicy:
         self.sampling = sampling or GREEDY
         self.chosen = chosen
         self.max_tokens = max_tokens
+        self.stops: tuple[str, ...] = ()
+
+    def asked(self, settings: Settings) -> Self:
+        """The same policy with the settings of one request."""
+        other = copy.copy(self)
+        other.sampling, other.max_tokens, other.stops = settings.sampling, settings.max_tokens, settings.stops
+        other.chosen = settings.chosen
+        return other
+
+    def check(self, query: str, history: Sequence[Message] = ()) -> None:
+        """A server tells itself what does not fit."""
 
     def answer(
         self,
@@ -198,7 +227,7 @@ class EndpointPolicy:
         heard = Listener(on_text)
         reply = self.endpoint.chat(
             [*history, Message("user", query)],
-            settings_of(self.sampling, self.chosen, self.max_tokens),
+            settings_of(self.sampling, self.chosen, self.max_tokens, self.stops),
             heard.feed,
             lambda: bool(heard.ended) or (stop is not None and stop()),
         )
@@ -206,6 +235,49 @@ class EndpointPolicy:
         answer = _taken_apart(generation.text, generation)
         apart = "\n\n".join(part for part in (reply.reasoning, answer.reasoning) if part)
         return replace(answer, reasoning=apart)
+
+
+class Continuation:
+    """A policy that goes on with a text, rather than answering it: no chat template, no turns."""
+
+    def __init__(self, policy: GgufPolicy | EndpointPolicy) -> None:
+        self.policy = policy
+
+    def check(self, query: str, history: Sequence[Message] = ()) -> None:
+        """Raise PromptTooLong if the text does not fit."""
+        if isinstance(policy := self.policy, GgufPolicy):
+            policy.engine.check(_plain(query), min(policy.max_tokens or _EXPECTED, _EXPECTED))
+
+    def answer(
+        self,
+        query: str,
+        on_text: OnText | None = None,
+        history: Sequence[Message] = (),
+        *,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """How the model goes on. Raises PromptTooLong if it does not fit, EndpointError if a server fails."""
+        policy = self.policy
+        if isinstance(policy, EndpointPolicy):
+            from .endpoint import Listener, settings_of
+
+            heard = Listener(on_text)
+            settings = settings_of(policy.sampling, policy.chosen, policy.max_tokens, policy.stops)
+            reply = policy.endpoint.complete(
+                query, settings, heard.feed, lambda: bool(heard.ended) or (stop is not None and stop())
+            )
+            generation = heard.generation(reply)
+            return Answer(generation.text, generation)
+        from .llama.engine import Request
+
+        request = Request(_plain(query), copies=policy.copies, stops=policy.stops, on_text=on_text)
+        (text,) = policy.engine.write([request], max_tokens=policy.max_tokens, sampling=policy.sampling, stop=stop)
+        assert isinstance(text, Generation)  # else it was raised
+        return Answer(text.text, text)
+
+
+def _plain(text: str) -> tuple[Piece, ...]:
+    return (Piece(text, content=True),)
 
 
 def _taken_apart(text: str, generation: Generation | None, opened: str = "") -> Answer:

@@ -418,7 +418,7 @@ def test_texts_in_flight_are_those_of_one_at_a_time(engine, in_flight, rounds, g
         asked = policy if case.answer is None else GivenAnswer(case.answer)
         alone = align(case.query, case.objectives, policy=asked, **options)
         assert (came[i].text, came[i].failure, came[i].answer.text) == (alone.text, alone.failure, alone.answer.text)
-        assert came[i].preference == pytest.approx(alone.preference, abs=1e-4)
+        assert came[i].preference == pytest.approx(alone.preference, abs=5e-4)  # read in other batches
         assert [edit.finish for edit in came[i].edits] == [edit.finish for edit in alone.edits]
 
 

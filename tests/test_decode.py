@@ -21,7 +21,7 @@ def stream(chunks, marks=("Human:", "User:")):
             break
     else:
         text_stream.feed(decoder.decode(b"", final=True))
-    return text_stream.close(), seen, text_stream.ended
+    return text_stream.close(), seen, bool(text_stream.ended)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,17 @@ import ctypes
 import re
 import time
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..generation import GREEDY, Counts, Generation, OnText, Sampling, Stop
 from ..loops import LoopGuard
 from .context import NEVER, Context, Stopped
 from .draft import Drafter
 from .library import library
+from .shelf import Shelf
 
 # llama.cpp's defaults (common/common.h).
 _PENALTY_LAST = 64
@@ -34,7 +34,8 @@ class Task:
     `on_text` gets the text as it grows: whole characters, in order, nothing taken back. With a `drafter`, guessed
     tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
     position `adapted_from` on, the context's adapter acts. The text ends before a line that begins with one of `marks`
-    (prompts.ChatTemplate.marks): the user's next turn, which the model invents.
+    (prompts.ChatTemplate.marks): the user's next turn, which the model invents; and before any of `stops`, wherever it
+    stands. Once its own `stop` says so, it ends as it is.
     """
 
     prompt: Sequence[int]
@@ -44,6 +45,8 @@ class Task:
     drafter: Drafter | None = None
     adapted_from: int = NEVER
     marks: Sequence[str] = ()
+    stops: Sequence[str] = ()
+    stop: Stop | None = None
 
     @property
     def size(self) -> int:
@@ -66,54 +69,149 @@ def generate(
     than the cache has room for: the next begins where one ends, and `on_done` gets each one then. All tasks use the
     adapter or none does. Once `stop` says so, what was written so far comes back, finished as "stopped".
     """
-    most = min(in_flight or len(context.sequences), len(context.sequences))
-    wanted = {context.lender(task.prompt, task.adapted_from) for task in tasks}
-    for stale in range(1, len(context.sequences)):
-        if stale not in wanted:  # an earlier call's text that no task begins with only takes room
-            context.roll_back(0, stale)
-    waiting = deque(enumerate(tasks))
-    live: dict[int, _Writer] = {}
+    waiting = _Listed(tasks)
     done: dict[int, Generation] = {}
 
-    def end() -> None:
-        for i in [i for i, writer in live.items() if writer.finish]:
-            done[i] = live.pop(i).generation()
-            if on_done:
-                on_done(i, done[i])
+    def ended(i: int, text: Generation) -> None:
+        done[i] = text
+        if on_done:
+            on_done(i, text)
 
-    with ExitStack() as samplers:
-        while waiting or live:
-            while waiting and len(live) < most and _make_room(context, waiting[0][1], live.values()):
-                i, task = waiting.popleft()
-                live[i] = _Writer(context, task, _place(context, task, live.values()), samplers)
-                live[i].begin(stop)
-            end()
-            if stop and stop():
-                for writer in live.values():
-                    writer.end("stopped")
-            elif live:
-                _carry_on(context, list(live.values()))
-            end()
+    write_side_by_side(context, waiting, ended, stop, in_flight=in_flight)
     return [done[i] for i in range(len(tasks))]
 
 
+class Waiting(Protocol):
+    """Texts that wait to be written, each under a number. More may come while others are written."""
+
+    def next(self) -> Task | None:
+        """The text that may begin next, None if there is none."""
+
+    def take(self) -> int:
+        """Take that text; its number."""
+
+    def later(self) -> Sequence[Task]:
+        """All that wait: what the cache holds of their prompts is worth its room."""
+
+
+class _Listed:
+    """Texts that are all there from the beginning."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks, self._taken = tasks, 0
+
+    def next(self) -> Task | None:
+        return self._tasks[self._taken] if self._taken < len(self._tasks) else None
+
+    def take(self) -> int:
+        self._taken += 1
+        return self._taken - 1
+
+    def later(self) -> Sequence[Task]:
+        return self._tasks[self._taken :]
+
+
+def write_side_by_side(
+    context: Context,
+    waiting: Waiting,
+    ended: OnDone,
+    stop: Stop | None = None,
+    *,
+    in_flight: int = 0,
+    shelf: Shelf | None = None,
+) -> None:
+    """As `generate`, with texts that may still come; ends when none is there. `ended` gets each.
+
+    A `shelf` keeps what the cache gives up, and gives it back to the text that goes on with it.
+    """
+    most = min(in_flight or len(context.sequences), len(context.sequences))
+    live: dict[int, _Writer] = {}
+
+    def end() -> None:
+        for i in [i for i, writer in live.items() if writer.finish]:
+            ended(i, live.pop(i).generation())
+
+    _forget_unwanted(context, waiting.later(), shelf)
+    with ExitStack() as samplers:
+        while True:
+            while (
+                len(live) < most
+                and (task := waiting.next()) is not None
+                and _make_room(context, task, live.values(), shelf)
+            ):
+                i = waiting.take()
+                place = _place(context, task, live.values())
+                if shelf:
+                    _fetch(context, task, place, shelf)
+                live[i] = _Writer(context, task, place, samplers)
+                live[i].begin(_either(stop, task.stop))
+            end()
+            whole = stop is not None and stop()
+            for writer in live.values():
+                if whole or (writer.task.stop and writer.task.stop()):
+                    writer.end("stopped")
+            end()
+            if live:
+                _carry_on(context, list(live.values()))
+                end()
+            elif waiting.next() is None:
+                return
+
+
+def _either(one: Stop | None, other: Stop | None) -> Stop | None:
+    if one is None or other is None:
+        return one or other
+    return lambda: one() or other()
+
+
+def _forget_unwanted(context: Context, tasks: Sequence[Task], shelf: Shelf | None) -> None:
+    """An earlier call's text that no task begins with only takes room."""
+    wanted = {context.lender(task.prompt, task.adapted_from) for task in tasks}
+    for stale in range(1, len(context.sequences)):
+        if stale not in wanted:
+            _forget(context, stale, shelf)
+
+
+def _forget(context: Context, sequence: int, shelf: Shelf | None) -> None:
+    if shelf:
+        shelf.put(context, sequence)
+    context.roll_back(0, sequence)
+
+
+def _fetch(context: Context, task: Task, sequence: int, shelf: Shelf) -> None:
+    """Let a sequence hold what the shelf has of a prompt, if that is more than the cache has."""
+    prompt, begin = task.prompt, task.adapted_from
+    own = context.sequences[sequence]
+    held = context.sequences[context.lender(prompt, begin, sequence)].usable(prompt, begin)
+    better = shelf.find(prompt, begin, held)
+    if better or own.usable(prompt, begin) < min(len(own.tokens), own.adapted_from):  # something will be overwritten
+        shelf.put(context, sequence)
+    if better:
+        shelf.get(better, context, sequence)
+
+
 def _place(context: Context, task: Task, live: Iterable[_Writer]) -> int:
-    """The free sequence that holds most of a prompt."""
+    """The free sequence that loses least by holding a prompt, and of those the one that holds most of it."""
     taken = {writer.sequence for writer in live}
     free = [i for i in range(len(context.sequences)) if i not in taken]
-    return max(free, key=lambda i: context.sequences[i].usable(task.prompt, task.adapted_from))
+
+    def worth(i: int) -> tuple[int, int]:
+        held = context.sequences[i].usable(task.prompt, task.adapted_from)
+        return held - len(context.sequences[i].tokens), held
+
+    return max(free, key=worth)
 
 
-def _make_room(context: Context, task: Task, live: Collection[_Writer]) -> bool:
+def _make_room(context: Context, task: Task, live: Collection[_Writer], shelf: Shelf | None) -> bool:
     """Whether a text has room beside those being written; what earlier ones left goes if it is in the way."""
     room = context.n_ctx - sum(writer.task.size for writer in live) - task.size
-    if room < 0:
-        return not live  # alone it has to do
+    if room < 0 and live:
+        return False  # alone it has to do
     kept = {writer.sequence for writer in live} | {_place(context, task, live)}
     stale = [i for i in range(len(context.sequences)) if i not in kept]
-    if sum(len(context.sequences[i].tokens) for i in stale) > room:
+    if room < 0 or sum(len(context.sequences[i].tokens) for i in stale) > room:
         for i in stale:
-            context.roll_back(0, i)
+            _forget(context, i, shelf)
     return True
 
 
@@ -143,7 +241,7 @@ class _Writer:
         self.finish = ""
         self._choose = samplers.enter_context(_sampler(task.sampling, context))
         self._drafter = task.drafter if context.can_draft else None
-        self._stream, self._guard = TextStream(task.on_text, task.marks), LoopGuard()
+        self._stream, self._guard = TextStream(task.on_text, task.marks, task.stops), LoopGuard()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text, self._shown = "", 0  # all that was written, and how much of it the stream was given
         self._ends: list[int] = []  # where in the text each token ends
@@ -220,7 +318,7 @@ class _Writer:
             if keep is not None:
                 self.end("loop", keep)
             elif not self._show(self._guard.safe):  # what may be the second round of a loop is held back
-                self.finish = "run-on"
+                self.finish = self._stream.ended
             elif len(self.tokens) >= self.task.max_tokens:
                 self.end("length")
         self._ended = time.perf_counter()
@@ -236,7 +334,7 @@ class _Writer:
         if keep is not None:
             keep = len(self._text[:keep].rstrip())
             del self.tokens[bisect_left(self._ends, keep) + 1 :]
-        self.finish = finish if self._show(len(self._text) if keep is None else keep) else "run-on"
+        self.finish = finish if self._show(len(self._text) if keep is None else keep) else self._stream.ended
 
     def _show(self, until: int) -> bool:
         """Let the stream have the text up to a place; False once a run-on turn has begun."""
@@ -245,22 +343,24 @@ class _Writer:
 
 
 class TextStream:
-    """Text in, text out, and nothing from a run-on turn on, which begins with one of `marks`.
+    """Text in, text out, and nothing from a run-on turn on, which begins with one of `marks`, nor from one of `stops`.
 
     Models without an end token go on to invent the user's next turn. What could be the beginning of one (white space,
-    then a part of a mark at a line's start) is held back until it is known; so is white space at the end, which is
-    dropped. A mark that begins with a space counts behind any white space, not only at a line's start.
+    then a part of a mark at a line's start) or of a stop is held back until it is known; so is white space at the end,
+    which is dropped. A mark that begins with a space counts behind any white space, not only at a line's start. `ended`
+    tells what ended the text: "run-on", "stop" or nothing yet.
     """
 
-    def __init__(self, on_text: OnText | None = None, marks: Sequence[str] = ()) -> None:
+    def __init__(self, on_text: OnText | None = None, marks: Sequence[str] = (), stops: Sequence[str] = ()) -> None:
         self._on_text = on_text
-        self._run_on, self._may_become = _run_on_patterns(marks)
+        self._run_on, self._may_become = _run_on_patterns(marks, stops)
+        self._stop = re.compile("|".join(map(re.escape, stops))) if stops else None
         self._sent: list[str] = []
         self._held = ""
-        self.ended = False
+        self.ended = ""
 
     def feed(self, text: str) -> bool:
-        """Take the next characters; False once a run-on turn has begun."""
+        """Take the next characters; False once the text has ended."""
         self._take(text)
         return not self.ended
 
@@ -274,12 +374,19 @@ class TextStream:
         if self.ended:
             return
         pending = self._held + text
+        stop = self._stop.search(pending) if self._stop else None
         for run_on in self._run_on.finditer(pending) if self._run_on else ():
             before = pending[: run_on.start()]
+            if stop and stop.start() <= run_on.start():
+                break
             if ("".join(self._sent) + before).count("```") % 2 == 0:  # in a block of code it is a quotation
                 self._send(before)
-                self.ended = True
+                self.ended = "run-on"
                 return
+        if stop:
+            self._send(pending[: stop.start()].rstrip())
+            self.ended = "stop"
+            return
         held = self._may_become.search(pending)
         cut = held.start() if held else len(pending)
         self._send(pending[:cut])
@@ -294,8 +401,8 @@ class TextStream:
                 self._on_text(text)
 
 
-def _run_on_patterns(marks: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[str]]:
-    """What a run-on turn looks like (None without marks), and the end of a text that may become one."""
+def _run_on_patterns(marks: Sequence[str], stops: Sequence[str] = ()) -> tuple[re.Pattern[str] | None, re.Pattern[str]]:
+    """What a run-on turn looks like (None without marks), and the end of a text that may become one, or a stop."""
     whole, parts = [], []
     for mark in marks:
         before = r"\s+" if mark.startswith(" ") else r"\s*\n[ \t]*"
@@ -303,12 +410,19 @@ def _run_on_patterns(marks: Sequence[str]) -> tuple[re.Pattern[str] | None, re.P
         if letters[-1:] == [":"]:
             letters[-1] = r"[ \t]*:"  # "User :" too
         whole.append(before + "".join(letters))
-        part = ""
-        for letter in reversed(letters[:-1]):
-            part = f"(?:{letter}{part})?"
-        parts.append(part)
+        parts.append(_beginning(letters[:-1]))
     held = rf"\s+(?:{'|'.join(parts)})[ \t]*\Z" if parts else r"\s+\Z"
+    # White space before a stop goes with it, and what begins it may itself be white space.
+    held = "|".join([held, *(rf"\s*{re.escape(stop[0])}{_beginning(map(re.escape, stop[1:-1]))}\Z" for stop in stops)])
     return re.compile("|".join(whole)) if whole else None, re.compile(held)
+
+
+def _beginning(letters: Iterable[str]) -> str:
+    """A pattern of any beginning of some letters, none at all too."""
+    part = ""
+    for letter in reversed(list(letters)):
+        part = f"(?:{letter}{part})?"
+    return part
 
 
 @contextmanager

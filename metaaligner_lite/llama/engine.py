@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ..errors import ModelError, PromptTooLong
 from ..generation import GREEDY, Generation, OnText, Sampling, Stop
@@ -20,6 +20,9 @@ from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 from .store import DEFAULT_LIMIT, Store, fingerprint
 from .tune import Tuning, remembered
 
+if TYPE_CHECKING:
+    from .turns import Turns
+
 _WORTH_FETCHING = 16  # tokens; fewer are read sooner than fetched from disk
 ROOM = 2048  # tokens of the cache for each of many texts in flight
 _STEP = 1024  # a context grows by this many tokens, so that a longer prompt seldom costs a new one
@@ -30,8 +33,8 @@ class Request:
     """One text to write.
 
     `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
-    in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`.
-    `on_text` gets it as it grows.
+    in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`, and
+    before any of `stops`. `on_text` gets it as it grows.
     """
 
     prompt: Prompt
@@ -39,6 +42,7 @@ class Request:
     usual: int = 512
     copies: Sequence[str] = ()
     marks: Sequence[str] = ()
+    stops: Sequence[str] = ()
     on_text: OnText | None = None
 
 
@@ -46,7 +50,7 @@ class Engine:
     """A model and its KV cache, made as large as prompts need, up to `ctx_size` (0: the model's own limit).
 
     With an activated `adapter`, policy and aligner take turns on the one model and the one cache. Threads take turns,
-    too: one that calls while another writes waits for it.
+    too: one that calls while another writes waits for it. With `turns` (turns.py) they write side by side instead.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Engine:
         self._kv, self._store = kv, store
         self._context: Context | None = None
         self._lock = threading.RLock()
+        self.turns: Turns | None = None
 
     def run(
         self,
@@ -105,24 +110,34 @@ class Engine:
         on. `stop` is asked between batches: once it says so, what was written so far comes back, finished as "stopped".
         Raises PromptTooLong, with the numbers, before anything is read; if not `strict`, it stands in the text's place.
         """
-        with self._lock:
-            found: dict[int, Generation | PromptTooLong] = {}
-            tasks: dict[int, Task] = {}
-            spelled: dict[str, list[int]] = {}
-            for i, request in enumerate(requests):
-                try:
-                    tasks[i] = self._task(request, max_tokens, sampling, adapted, spelled)
-                except PromptTooLong as error:
-                    if strict:
-                        raise
-                    found[i] = error
-            if tasks:
+        found: dict[int, Generation | PromptTooLong] = {}
+        tasks: dict[int, Task] = {}
+        spelled: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            try:
+                tasks[i] = self._task(request, max_tokens, sampling, adapted, spelled)
+            except PromptTooLong as error:
+                if strict:
+                    raise
+                found[i] = error
+        if tasks and self.turns:
+            texts = self.turns.write(self, [replace(task, stop=stop) for task in tasks.values()], adapted=adapted)
+            found |= zip(tasks, texts, strict=True)
+            for i, text in zip(tasks, texts, strict=True):
+                if on_done:
+                    on_done(i, text)
+        elif tasks:
+            with self._lock:
                 numbers = list(tasks)
                 told = (lambda i, text: on_done(numbers[i], text)) if on_done else None
                 context = self._context_of(list(tasks.values()), in_flight, adapted)
                 texts = generate(context, list(tasks.values()), stop, in_flight=in_flight, on_done=told)
                 found |= zip(numbers, texts, strict=True)
-            return [found[i] for i in range(len(requests))]
+        return [found[i] for i in range(len(requests))]
+
+    def check(self, prompt: Prompt, expected: int) -> None:
+        """Raise PromptTooLong if a prompt and so many tokens behind it do not fit."""
+        self._room_after(len(encode_request(prompt, self.model)[0]), expected)
 
     def _task(
         self,
@@ -146,6 +161,7 @@ class Engine:
             Drafter(*(spelled[text] for text in request.copies)) if request.copies else None,
             edit if adapted else NEVER,
             request.marks,
+            request.stops,
         )
 
     def _context_of(self, tasks: Sequence[Task], in_flight: int, adapted: bool) -> Context:
@@ -160,12 +176,25 @@ class Engine:
             self._recall(self._store, context, tasks[0])
         return context
 
+    def context_beside(self, task: Task, in_flight: int, adapted: bool) -> Context:
+        """A context for a task and as many of a usual length as may join it."""
+        size = task.size
+        if self.adapter and not adapted:  # as in _context_of
+            size = max(size, min(2 * size, self.limit))
+        with self._lock:
+            return self._context_for(max(size, in_flight * min(ROOM, self.limit)), in_flight)
+
     def likelihoods(self, prompt: Prompt, texts: Sequence[str], *, adapted: bool = False) -> list[float]:
         """How likely each text is as the whole continuation of a prompt: mean log-likelihood per token, in nats.
 
         The end of the turn counts as a token. What the cache holds of the prompt is reused; a text costs a few batches.
         Raises PromptTooLong if the prompt and a text do not fit.
         """
+        if self.turns:
+            return self.turns.alone(lambda: self._likelihoods(prompt, texts, adapted))
+        return self._likelihoods(prompt, texts, adapted)
+
+    def _likelihoods(self, prompt: Prompt, texts: Sequence[str], adapted: bool) -> list[float]:
         from .score import mean_log_likelihood
 
         with self._lock:
@@ -176,6 +205,11 @@ class Engine:
             self._room_after(len(tokens), longest)
             context = self._context_for(len(tokens) + longest, 1)
             begin = request if adapted else NEVER
+            if sum(len(cached.tokens) for cached in context.sequences) + len(tokens) + longest > context.n_ctx:
+                lender = context.lender(tokens, begin)
+                for stale in range(1, len(context.sequences)):
+                    if stale != lender:
+                        context.roll_back(0, stale)
             return [mean_log_likelihood(context, tokens, text, begin) for text in written]
 
     def read_ahead(self, prompt: Prompt) -> None:
@@ -184,6 +218,8 @@ class Engine:
         Its last tokens may change with what follows; `run` then reads those again. Too long a beginning is left alone,
         and a model that cannot take back those tokens, which would read everything again.
         """
+        if self.turns:
+            return  # others write meanwhile, and their cache is not to be disturbed
         with self._lock:
             tokens, _ = encode_request(prompt, self.model)
             if 0 < len(tokens) < self.limit:
