@@ -663,7 +663,8 @@ def test_everything_by_keyboard(page: Page) -> None:
     page.press("n")
     assert page.one("#empty").is_displayed()
     assert page.browser.switch_to.active_element == page.one("#query")
-    keys("Line", Keys.SHIFT, Keys.ENTER)
+    keys("Line")
+    page.press(Keys.ENTER, Keys.SHIFT)
     assert page.one("#query").get_property("value") == "Line\n"
 
 

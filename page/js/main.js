@@ -60,9 +60,9 @@ document.addEventListener("keydown", (event) => {
     ACTS[event.code]();
   }
 });
-addEventListener("pagehide", () => { // what was written until then is kept, as stopped
-  if (running) { keepChat(chat); stop(); }
-});
+for (const leaving of ["beforeunload", "pagehide"]) { // what was written until then is kept, as stopped
+  addEventListener(leaving, () => { if (running) { keepChat(chat); stop(); } });
+}
 
 $("shortcuts").append(...SHORTCUTS.map(([keys, what]) => el("div", {},
   el("dt", {}, ...keys.split(" ").map((key) => el("kbd", {}, key))), el("dd", {}, what))));
