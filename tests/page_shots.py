@@ -35,7 +35,7 @@ def reply(body: dict[str, Any]) -> list[Step]:
     if "error" in query:
         broken = {"error": {"message": "the model file is gone from the disk", "type": "server_error", "code": "gone"}}
         return [policy(DRAFT), aligned(edit[:90]), broken]
-    if "hold" in query:
+    if "What now" in query:
         return [policy(DRAFT), aligned(edit[:150]), HOLD]
     if "keep" in query:
         return answer(DRAFT, DRAFT, names(body), aligned=False, failure="the edit went round in circles")
@@ -89,12 +89,15 @@ def _walk(browser: Chrome, folder: Path) -> None:
     click("#own button")
     choose("calm")
     click("#picker footer button")
-    ask(f"{PARCEL} (hold)", wait=False)
+    ask("My parcel is a week late. What now?", wait=False)
+    while not any(body.text for body in browser.find_elements(By.CSS_SELECTOR, ".aligned .text")):
+        time.sleep(0.1)
     shot("streaming")
     click("[value=diff] + span")
     shot("streaming-diff")
     click("#stop")
     click("[value=side] + span")
+    click("#new")
     ask(PARCEL)
     shot("side")
     click("[value=diff] + span")
@@ -128,11 +131,12 @@ def _walk(browser: Chrome, folder: Path) -> None:
     click("[value=diff] + span")
     shot("sets-diff")
     click("[value=side] + span")
-    ask("What of an error in the middle?")
-    shot("error")
     click("#new")
     click("[aria-label='Remove set C']")
     click("[aria-label='Remove set B']")
+    ask("What of an error in the middle?")
+    shot("error")
+    click("#new")
     ask("And if it is to keep the answer?")
     shot("kept")
     click("#open-settings")

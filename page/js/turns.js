@@ -74,7 +74,8 @@ function alignedColumn(turn, answer, at) {
   const shown = painter(body);
   return { element, paint() {
     const running = isRunning(answer);
-    state.textContent = running ? STATES[answer.state] : answer.state === "stopped" ? "stopped" : "";
+    const label = settings.view === "side" && answer.state !== "edit" ? "waiting" : STATES[answer.state]; // for the policy
+    state.textContent = running ? label : answer.state === "stopped" ? "stopped" : "";
     element.setAttribute("aria-busy", String(running));
     let parts = null;
     if (settings.view === "diff" && answer.policy) {
