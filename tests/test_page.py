@@ -80,7 +80,7 @@ class Page:
         assert len(found) == 1, f"{len(found)} buttons are called {name}"
         return found[0]
 
-    def until(self, true: Callable[[], Any], within: float = 10) -> Any:
+    def until(self, true: Callable[[], Any], within: float = 30) -> Any:
         return WebDriverWait(self.browser, within, poll_frequency=0.05).until(lambda _: true())
 
     def type(self, text: str) -> None:
