@@ -336,7 +336,7 @@ def _read(kind: Any, raw: Any) -> Any:
     if is_dataclass(kind):
         if not isinstance(raw, dict):
             raise TypeError(f"expected an object, found {type(raw).__name__}")
-        hints = _hints(kind)
+        hints = _hints(cast(Any, kind))
         known = {f.name: _read(hints[f.name], raw[f.name]) for f in fields(kind) if f.name in raw}
         return cast(type[Any], kind)(**known)
     origin, args = get_origin(kind), get_args(kind)
