@@ -93,7 +93,8 @@ class GgufAligner:
     """An aligner model with the prompt layout it was trained for, read from its manifest unless given.
 
     `draft` lets it guess tokens from the answer it edits and verify them in batches: faster, and the same text but
-    for near-ties, which batches may round the other way.
+    for near-ties, which batches may round the other way. `equal` asks for an equally good answer instead of a better
+    one (the paper's t = equal): what an evaluation compares with.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class GgufAligner:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         draft: bool = True,
+        equal: bool = False,
     ) -> None:
         self.engine = engine
         trained = engine.adapter or engine.model
@@ -127,6 +129,7 @@ class GgufAligner:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
+        self.equal = equal
 
     def edit(
         self,
@@ -213,6 +216,7 @@ class GgufAligner:
             edit.answer.text,
             edit.objectives,
             self.template,
+            equal=self.equal,
             answer_tokens=self._cached(edit.answer),
             history=edit.history,
             known=self.known,

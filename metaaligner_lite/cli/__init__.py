@@ -11,7 +11,7 @@ import typer
 
 from .. import __version__
 from ..errors import MalError
-from . import align, batch, convert, data, doctor, info, objectives, train_lora, tune
+from . import align, batch, convert, data, doctor, evaluate, info, objectives, train_lora, tune
 
 app = typer.Typer(
     name="mal",
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("align")(align.align)
 app.command("batch")(batch.batch)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(objectives.app, name="objectives")
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
