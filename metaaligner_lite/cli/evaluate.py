@@ -412,13 +412,14 @@ def _print(parts: Any) -> None:
     from rich.console import Console
 
     from ..output import printable
+    from .console import flagged
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=240)
     for part in parts:
         if isinstance(part, str):
-            console.print(printable(part), soft_wrap=True)
+            console.print(printable(flagged(part)), soft_wrap=True)
         else:
             console.print(part)
 

@@ -210,17 +210,13 @@ class EndpointJudge:
 
 
 class RulesJudge:
-    """The rules of measures.py, those of bench/real_policies.py; a text wins that meets a rule the other does not.
-
-    Whether an edit still means the same no rule tells.
-    """
+    """The rules of measures.py, those of bench/real_policies.py; a text wins that meets a rule the other does not."""
 
     positional = keeps = False
 
     def __init__(self) -> None:
-        self.told = Told(
-            "rules", "rules", "rules of evaluation/measures.py", "", "", "a rule reads both texts", tuple(MEASURES)
-        )
+        reads = "a rule reads both texts; whether the meaning was kept no rule tells"
+        self.told = Told("rules", "rules", "rules of evaluation/measures.py", "", "", reads, tuple(MEASURES))
 
     def takes(self, query: str, objective: Objective) -> bool:
         """An objective that has a rule, for a query to which it applies."""

@@ -41,7 +41,7 @@ class Interval:
     n: int  # pairs behind it
     queries: int  # clusters: answers to one query stand and fall together
     p: float | None = None  # of "no difference", by flipping the signs of whole queries; only of differences
-    p_holm: float | None = None  # the same with the number of comparisons of this report in mind (Holm)
+    p_holm: float | None = None  # after Holm, over one judge's comparisons of one variant; asked for and not are apart
 
 
 @dataclass(frozen=True, slots=True)

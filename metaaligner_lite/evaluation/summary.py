@@ -72,7 +72,7 @@ def cells_of(verdicts: Sequence[Verdict], items: Mapping[str, Item]) -> list[Cel
         found,
         lambda cell: cell.net,
         lambda cell, net: replace(cell, net=net),
-        lambda cell: (cell.judge, cell.variant, cell.reference, cell.request == ALL),
+        lambda cell: (cell.judge, cell.variant, cell.reference, cell.request == ALL, cell.asked),
     )
 
 
@@ -132,7 +132,7 @@ def gains_of(verdicts: Sequence[Verdict], items: Mapping[str, Item]) -> list[Gai
         found,
         lambda gain: gain.wins,
         lambda gain, wins: replace(gain, wins=wins),
-        lambda gain: (gain.judge, gain.variant),
+        lambda gain: (gain.judge, gain.variant, gain.asked),
     )
 
 
@@ -144,7 +144,9 @@ def tax_of(verdicts: Sequence[Verdict]) -> list[Tax]:
         net = difference((v.query, _NET[v.outcome]) for v in some)
         if net:
             found.append(Tax(request, objective, objective in request.split(","), judge, net))
-    return _adjusted(found, lambda tax: tax.net, lambda tax, net: replace(tax, net=net), lambda tax: tax.judge)
+    return _adjusted(
+        found, lambda tax: tax.net, lambda tax, net: replace(tax, net=net), lambda tax: (tax.judge, tax.asked)
+    )
 
 
 def quality_of(items: Sequence[Item], variants: Sequence[str], failed: Mapping[str, int]) -> list[Quality]:
@@ -223,7 +225,7 @@ def _adjusted(
     put: Callable[[_V, Interval], _V],
     family: Callable[[_V], Hashable],
 ) -> list[_V]:
-    """The same with p-values as Holm adjusts them, within the comparisons of one judge and variant."""
+    """The same with p-values as Holm adjusts them, within one family: a judge's comparisons of one kind and variant."""
     adjusted = list(found)
     for places in _by(range(len(found)), lambda i: family(found[i])).values():
         told = [(i, one) for i in places if (one := interval(found[i])) is not None and one.p is not None]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .compare import Comparison
-from .report import ALIGNED, ALL, ANSWER, GOLDEN, UNALIGNED, Cell, Gain, Interval, Judge, Report
+from .report import ALIGNED, ALL, ANSWER, GOLDEN, Cell, Gain, Interval, Judge, Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,10 +38,11 @@ def _what(report: Report) -> str:
     asked = "; ".join(report.requests[:4]) + (" and more" if len(report.requests) > 4 else "")
     return (
         f"{report.rows:,} rows of {policies}; asked for: {asked}\n"
-        "win/tie/lose: how the text did against the reference, each pair asked in both orders where order can matter. "
-        "gain: wins of the text minus wins\nof the unaligned answer, both against the golden answers, in points, with "
-        "its 95 % interval; (with ties): ties counted as wins. net: wins minus losses\nagainst the policy's answer. "
-        "LC: a tie as half a win, at equal length. p: after Holm over one judge's and variant's comparisons."
+        "win/tie/lose is how a text did against the reference. [a, b] are 95 % intervals, clustered by query.\n"
+        "gain: a text's wins against the golden answers minus the unaligned answer's wins against them, in points;\n"
+        "  with ties: the same with ties counted as wins, as the paper's code does.\n"
+        "net: wins minus losses, in points. equal length: the rate, a tie as half a win, if both texts were as long.\n"
+        "p: of no difference, after Holm over what one judge says of one kind of text."
     )
 
 
@@ -57,14 +58,18 @@ def _judged(report: Report, judge: Judge) -> Iterator[Any]:
     if not mine:
         yield "  nothing that it takes was asked for"
         return
-    yield _rates(report, judge, [cell for cell in mine if cell.objective in asked], whole)
+    shown = [cell for cell in mine if cell.objective in asked]
+    if any(cell.reference == GOLDEN for cell in shown):
+        yield _golden(report, judge, shown, whole)
+    yield _answers(report, shown)
     if len(report.policies) > 1:
         yield _by_policy(report, judge, asked)
     rest = [cell for cell in mine if cell.objective not in asked and cell.variant == ALIGNED]
     others = [cell for cell in rest if cell.reference == ANSWER and cell.net]
     if others:
         told = sorted(((cell.objective, _points(cell.net)) for cell in others), key=lambda one: one[0])
-        yield "not asked for, net of the edits against the answers: " + ", ".join(f"{name} {net}" for name, net in told)
+        yield "What the edits did to what was not asked for, net against the answers:"
+        yield from (", ".join(f"{name} {net}" for name, net in told[i : i + 4]) for i in range(0, len(told), 4))
 
 
 def _who(judge: Judge) -> str:
@@ -85,32 +90,34 @@ def _who(judge: Judge) -> str:
     return "; ".join(parts)
 
 
-def _rates(report: Report, judge: Judge, cells: Sequence[Cell], policy: str) -> Table:
-    table = _table(
-        "objective", "text", "against golden", "n", "gain [95 %]", "(with ties)", "p",
-        "against answer", "n", "net [95 %]", "p", "LC",
-    )  # fmt: skip
-    places = {(cell.objective, cell.variant, cell.reference): cell for cell in cells}
+def _golden(report: Report, judge: Judge, cells: Sequence[Cell], policy: str) -> Table:
+    """Every text against the golden answers, and its gain over the unaligned ones."""
+    table = _table("objective", "text", "against golden: win/tie/lose", "n", "gain [95 %]", "with ties", "p")
     gains = {(g.objective, g.variant): g for g in report.gains if (g.judge, g.policy) == (judge.name, policy)}
+    for objective, cell in _ordered(report, cells, GOLDEN):
+        gain = gains.get((cell.objective, cell.variant))
+        table.add_row(objective, cell.variant, *_against(cell), *_gained(gain))
+    return table
+
+
+def _answers(report: Report, cells: Sequence[Cell]) -> Table:
+    """Every text against the policy's answers."""
+    table = _table("objective", "text", "against the answer: win/tie/lose", "n", "net [95 %]", "p", "equal length")
+    for objective, cell in _ordered(report, cells, ANSWER):
+        length = _share(cell.length_controlled)
+        table.add_row(objective, cell.variant, *_against(cell), _points(cell.net), _p(cell.net), length)
+    return table
+
+
+def _ordered(report: Report, cells: Sequence[Cell], reference: str) -> Iterator[tuple[str, Cell]]:
+    """Cells by objective, then variant; an objective is named once."""
+    order = {variant.name: i for i, variant in enumerate(report.variants)}
     last = ""
     for objective in dict.fromkeys(cell.objective for cell in cells):
-        for variant in report.variants:
-            golden, answer = (places.get((objective, variant.name, ref)) for ref in (GOLDEN, ANSWER))
-            if not golden and not answer:
-                continue
-            gain = gains.get((objective, variant.name))
-            table.add_row(
-                objective if objective != last else "",
-                variant.name,
-                *_against(golden),
-                *_gained(gain),
-                *_against(answer),
-                _points(answer.net) if answer else "",
-                _p(answer.net) if answer else "",
-                _share(answer.length_controlled) if answer else "",
-            )
+        mine = [cell for cell in cells if (cell.objective, cell.reference) == (objective, reference)]
+        for cell in sorted(mine, key=lambda cell: order.get(cell.variant, 99)):
+            yield objective if objective != last else "", cell
             last = objective
-    return table
 
 
 def _by_policy(report: Report, judge: Judge, objectives: Sequence[str]) -> Table:
@@ -160,11 +167,8 @@ def _quality(report: Report) -> Iterator[Any]:
     whole = ALL if len(report.policies) > 1 else next(iter(report.policies), ALL)
     yield ""
     yield "What the texts are like:"
-    table = _table(
-        "text", "n", "unchanged", "copied", "length", "empty", "loops", "run-ons", "failed", "tokens added", "s added",
-        "made by",
-    )  # fmt: skip
-    by = {variant.name: variant for variant in report.variants}
+    names = ("unchanged", "copied", "length", "empty", "loops", "run-ons", "failed", "+ tokens", "+ seconds")
+    table = _table("text", "n", *names)
     for one in report.quality:
         if one.policy == whole:
             table.add_row(
@@ -176,9 +180,10 @@ def _quality(report: Report) -> Iterator[Any]:
                 str(one.failed),
                 "" if one.tokens is None else f"{one.tokens:.0f}",
                 "" if one.seconds is None else f"{one.seconds:.2f}",
-                by[one.variant].made_by if one.variant not in (UNALIGNED,) else "",
             )
     yield table
+    for variant in report.variants:
+        yield f"{variant.name}: {variant.what}" + (f" ({variant.made_by})" if variant.made_by else "")
 
 
 def comparison_tables(found: Comparison) -> Iterator[Any]:
