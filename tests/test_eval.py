@@ -526,6 +526,15 @@ def test_the_command_by_rules(tmp_path, run):
     assert json.loads(printed)["cells"] == json.loads((tmp_path / "x.eval.json").read_text())["cells"]
 
 
+def test_the_scorers_of_mal_data(tmp_path, run):
+    path = rows(tmp_path / "x.csv")
+    run("eval", path, "-o", "brevity", "--no-baselines", "-j", "scorers", "--out", tmp_path / "r.json")
+    report = read_report(tmp_path / "r.json")
+    answer = cell(report, ALIGNED, ANSWER)
+    assert (answer.counts.win, answer.counts.tie) == (9, 3)  # 8 words against 21, ten a step
+    assert "readability" in {t.objective for t in report.tax}
+
+
 def test_the_command_with_a_model_goes_on_where_it_was(tmp_path, run, tiny_path):
     path, to = rows(tmp_path / "x.csv", 3), tmp_path / "r.json"
     command = ("eval", path, "-o", "brevity", "--no-baselines", "-j", tiny_path, "--judge-prompt", "code", "--out", to)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _COLUMNS, _JUDGES, _TEXTS, _RUN = "Which columns", "Who judges", "What is compared", "How the run goes"
 _EVERY = 10.0  # seconds between two lines where there is no terminal
-_RULES, _LIKELIHOOD = "rules", "likelihood"
+_RULES, _SCORERS, _LIKELIHOOD = "rules", "scorers", "likelihood"
+_NO_MODEL = (_RULES, _SCORERS, _LIKELIHOOD)
 
 
 def evaluate(
@@ -33,8 +34,8 @@ def evaluate(
         typer.Option(
             "--judge",
             "-j",
-            help="A GGUF file, owner/repo[:QUANT], the URL of a server, 'rules', or 'likelihood' (the aligner's own). "
-            "Several may be given (default: rules).",
+            help="A GGUF file, owner/repo[:QUANT], the URL of a server, 'rules', 'scorers' (those of `mal data`), or "
+            "'likelihood' (the aligner's own). Several may be given (default: rules).",
             rich_help_panel=_JUDGES,
         ),
     ] = None,
@@ -319,7 +320,7 @@ class _Judges:
         if (self._model or self._key_env) and not any(is_url(name) for name in self._named):
             raise UsageError("`judge_model` and `judge_key_env` belong to a server: name its URL with `judge`")
         for i, name in enumerate(self._named):
-            if name not in (_RULES, _LIKELIHOOD) and not is_url(name):
+            if name not in _NO_MODEL and not is_url(name):
                 path = find_gguf(name, "the judge", self._say)
                 read_header(path)
                 self._named[i] = str(path)
@@ -331,7 +332,7 @@ class _Judges:
 
         found = {}
         for name in self._named:
-            if name in (_RULES, _LIKELIHOOD):
+            if name in _NO_MODEL:
                 continue
             who = self._model if is_url(name) else Path(name)
             if told := suspicions(who, self._wish, policies):
@@ -353,7 +354,7 @@ class _Judges:
 
     def _open(self, name: str) -> Judge:
         from ..endpoint import Endpoint, Server, is_url
-        from ..evaluation.judges import EndpointJudge, GgufJudge, LikelihoodJudge, RulesJudge
+        from ..evaluation.judges import EndpointJudge, GgufJudge, LikelihoodJudge, RulesJudge, ScorersJudge
         from ..llama.engine import open_engine
         from ..pair import open_pair
 
@@ -361,6 +362,8 @@ class _Judges:
         choice: Choice = self._wish.aligner
         if name == _RULES:
             return RulesJudge()
+        if name == _SCORERS:
+            return ScorersJudge(_SCORERS, _scores())
         if name == _LIKELIHOOD:
             aligner = self._opened.enter_context(open_pair(choice, say=self._say)).aligner
             return LikelihoodJudge(_local(aligner))
@@ -385,6 +388,20 @@ class _Judges:
         name = f"{reward.model.name}#{reward.index}" if reward.index else reward.model.name
         objective = names[reward.objective].name
         return RewardJudge(name, objective, identity(reward), lambda pairs: scorer.scores(reward, pairs))
+
+
+def _scores() -> dict[str, Callable[[str, str], float]]:
+    """What `mal data --score` counts, in its steps."""
+    from mal_train.scorers import SCORERS, Scorer
+
+    def stepped(scorer: Scorer) -> Callable[[str, str], float]:
+        def score(query: str, text: str) -> float:
+            found = scorer.score(query, text)
+            return float(round(found / scorer.step)) if abs(found) < 1e9 else found
+
+        return score
+
+    return {name: stepped(scorer) for name, scorer in SCORERS.items()}
 
 
 def _parsed(items: list[str]) -> list[Any]:

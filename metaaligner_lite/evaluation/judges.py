@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -228,6 +228,27 @@ class RulesJudge:
         for i, question in enumerate(questions):
             found = MEASURES[question.objective.name].change(question.query, question.second, question.first)
             on_said(i, Said(_compared(found, 0)))
+
+
+class ScorersJudge:
+    """Scores that need no model: the higher one wins. `scores` has a function of (query, text) for each objective."""
+
+    positional = keeps = False
+
+    def __init__(self, name: str, scores: Mapping[str, Callable[[str, str], float]]) -> None:
+        self._scores = scores
+        self.told = Told(name, "rules", name, "", "", "the higher score, in whole steps", tuple(scores))
+
+    def takes(self, query: str, objective: Objective) -> bool:
+        """An objective that has a score."""
+        return objective.name in self._scores
+
+    def ask(self, questions: Sequence[Question], on_said: OnSaid) -> None:
+        """Score both texts of each."""
+        for i, question in enumerate(questions):
+            score = self._scores[question.objective.name]
+            first, second = (score(question.query, text) for text in (question.first, question.second))
+            on_said(i, Said(_compared(first, second), f"{first:g}, {second:g}"))
 
 
 class RewardJudge:
