@@ -1,6 +1,6 @@
 """`mal eval` as a user runs it: rows in, a report out; bad input; runs that go on; reports compared; people's votes."""
 
-# ruff: noqa: F811  the fixture `mal` is borrowed
+# ruff: noqa: F811  the fixtures `mal` and `classifier` are borrowed
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import json
 import pytest
 import tiny
 from test_cli import mal  # noqa: F401
+from test_data import classifier  # noqa: F401
 from test_eval_judges import Scripted, shorter
 
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
@@ -533,6 +534,18 @@ def test_the_scorers_of_mal_data(tmp_path, run):
     answer = cell(report, ALIGNED, ANSWER)
     assert (answer.counts.win, answer.counts.tie) == (9, 3)  # 8 words against 21, ten a step
     assert "readability" in {t.objective for t in report.tax}
+
+
+def test_a_reward_model_from_the_command_line(tmp_path, run, classifier):
+    """It judges its own objective; the other one is said to have no judge."""
+    path = rows(tmp_path / "x.csv", 4)
+    reward = ("--reward", f"calm: The response should be calm.={classifier}#1@answer")
+    asked = ("-o", "calm: The response should be calm.; brevity", "--no-baselines", "--min-judged", 0)
+    out, _ = run("eval", path, *asked, *reward, "--out", tmp_path / "r.json")
+    (judge,) = read_report(tmp_path / "r.json").judges
+    assert (judge.kind, judge.objectives, judge.failed, judge.position) == ("reward", ("calm",), 0, None)
+    assert judge.wanted == 3 * 2 + 4  # three edits that are not the answer, against both; four answers against golden
+    assert "not judged: brevity" in out
 
 
 def test_the_command_with_a_model_goes_on_where_it_was(tmp_path, run, tiny_path):

@@ -376,6 +376,8 @@ class _Judges:
         return GgufJudge(engine, self._prompt, tokens=self._tokens)
 
     def _open_reward(self, reward: Any) -> Judge:
+        import hashlib
+
         from mal_train.rewards import Rewards, identity
         from mal_train.rows import Names
 
@@ -387,7 +389,8 @@ class _Judges:
         scorer = Rewards([], names, cache_dir() / "rewards.sqlite")
         name = f"{reward.model.name}#{reward.index}" if reward.index else reward.model.name
         objective = names[reward.objective].name
-        return RewardJudge(name, objective, identity(reward), lambda pairs: scorer.scores(reward, pairs))
+        known = f"{name} {hashlib.blake2b(identity(reward).encode(), digest_size=8).hexdigest()}"
+        return RewardJudge(name, objective, known, lambda pairs: scorer.scores(reward, pairs))
 
 
 def _scores() -> dict[str, Callable[[str, str], float]]:
