@@ -563,6 +563,15 @@ def test_the_command_with_a_model_goes_on_where_it_was(tmp_path, run, tiny_path)
     assert "against people's votes" in out
 
 
+def test_the_aligners_own_likelihood_from_the_command_line(tmp_path, run, tiny_path):
+    path = rows(tmp_path / "x.csv", 2)
+    aligner = ("-j", "likelihood", "--aligner", tiny_path, "--layout", "conversation", "--ctx-size", 2048)
+    out, _ = run("eval", path, "-o", "brevity", "--no-baselines", *aligner, "--out", tmp_path / "r.json")
+    (judge,) = read_report(tmp_path / "r.json").judges
+    assert (judge.kind, judge.failed, judge.position) == ("likelihood", 0, None)
+    assert "likelihood of tiny is the model under test" in out
+
+
 def votes_file(tmp_path):
     (tmp_path / "llmbar").mkdir(exist_ok=True)
     path = tmp_path / "llmbar" / "x.jsonl"

@@ -143,6 +143,24 @@ def test_a_second_run_asks_only_what_is_new_and_what_failed(tmp_path):
         assert len(other.asked) == 16
 
 
+def test_a_run_that_was_interrupted_goes_on(tmp_path):
+    pairs = pairs_of([item(i) for i in range(4)], [CALM], [ALIGNED])
+
+    def says(question):
+        if len(stopped.asked) == 6:
+            raise KeyboardInterrupt
+        return shorter(question)
+
+    stopped = Scripted(says)
+    with Kept(tmp_path / "kept.jsonl") as kept, pytest.raises(KeyboardInterrupt):
+        judge_pairs(stopped, pairs, kept)
+    with (tmp_path / "kept.jsonl").open("ab") as file:
+        file.write(b'{"key": "torn')  # as a kill leaves it
+    with Kept(tmp_path / "kept.jsonl") as kept:
+        found = judge_pairs(Scripted(shorter), pairs, kept)
+    assert (found.told.kept, found.told.asked) == (5, 11)
+
+
 def test_a_share_is_asked_again(kept):
     pairs = pairs_of([item(i) for i in range(10)], [CALM], [ALIGNED])
     judge_pairs(Scripted(shorter), pairs, kept)

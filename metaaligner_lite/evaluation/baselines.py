@@ -62,7 +62,7 @@ def with_edits(
 
         cases = [Case(item.query, item.requested, item.history, item.answer) for item in some]
         align_many(cases, policy=GivenAnswer(""), aligner=aligner, on_done=ended)
-    failed = sum(bool(value.get("error")) for value in found.values())
+    failed = sum(bool(value.get("error") or value.get("failure")) for value in found.values())
     return [_with(item, variant, found[item.key]) for item in items], failed
 
 
@@ -72,7 +72,8 @@ def _value(came: Correction | MalError) -> dict[str, object]:
     counts = came.edit.counts if came.edit else None
     return {
         "text": came.text,
-        "error": came.failure or None,
+        "failure": came.failure,  # of the text itself, a loop: it would come again
+        "error": came.failure if came.error else None,
         "tokens": counts.written if counts else 0,
         "seconds": round(counts.read_seconds + counts.write_seconds, 4) if counts else 0.0,
     }

@@ -82,7 +82,7 @@ class Cell:
     wins_and_ties: Interval | None  # share of wins and ties: the tie rule of its code
     halves: Interval | None  # share of wins, a tie counted as half
     net: Interval | None  # share of wins minus share of losses, with p
-    length_controlled: Interval | None = None  # `halves` as it would be at equal length
+    length_controlled: Interval | None = None  # `halves` as it would be at equal length; null for brevity and length
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _WINS = {"win": 1.0, "tie": 0.0, "lose": 0.0}
 _WINS_AND_TIES = {"win": 1.0, "tie": 1.0, "lose": 0.0}
 SCORES = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 _NET = {"win": 1.0, "tie": 0.0, "lose": -1.0}
+_OF_LENGTH = ("brevity", "length")  # at equal length nothing of them is left to judge
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -106,7 +107,7 @@ def _cell(
         share(values(_WINS_AND_TIES)),
         share(values(SCORES)),
         difference(values(_NET)),
-        at_equal_length(lengths),
+        None if objective in _OF_LENGTH else at_equal_length(lengths),
     )
 
 
