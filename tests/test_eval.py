@@ -164,6 +164,16 @@ def test_a_biased_judge_is_told_of(tmp_path):
     assert cell(report).counts.disagreed == 12
 
 
+def test_meaning_that_was_lost_is_told_of(tmp_path):
+    found = read(rows(tmp_path / "claude.csv"))
+    report = judged(found, Scripted(shorter), tmp_path / "r.json", meaning=lambda a, b: 1.0 if a == b else 0.5)
+    quality = {one.variant: one for one in report.quality}
+    assert (quality[ALIGNED].meaning, quality[ALIGNED].meaning_lost, quality[UNALIGNED].meaning) == (0.5, 0.75, 1)
+    assert "75 % of the edits no longer mean what the answer meant" in report.notes[0]
+    without = judged(found, Scripted(shorter), tmp_path / "s.json")
+    assert {one.meaning for one in without.quality} == {None}
+
+
 def test_policies_requests_and_the_tax(tmp_path):
     """Two files are two policies; rows that ask for their own objectives make the matrix."""
     rows(tmp_path / "weak.csv", 8)

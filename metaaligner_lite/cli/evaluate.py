@@ -107,6 +107,14 @@ def evaluate(
         str,
         typer.Option(metavar="MODEL", help="Who edits by prompt alone (default: the base).", rich_help_panel=_TEXTS),
     ] = "",
+    minilm: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="all-MiniLM-L6-v2: tell what edits keep of the meaning ([train]).",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = None,
     aligner: opt.Aligner = None,
     adapter: opt.Adapter = None,
     layout: opt.Layout = "",
@@ -228,6 +236,7 @@ def evaluate(
             work.variants, work.left_out, work.failed = made.variants, made.left_out, made.failed
             work.measured = measured
             work.taxes = () if measure else _taxes(catalogue, measured)
+            work.meaning = _meaning(minilm, out, made.items) if minilm else None
         work.suspects = judging.suspicions(list(dict.fromkeys(item.policy for item in work.items)))
         work.settings = {
             "limit": limit,
@@ -282,6 +291,15 @@ def _taxes(catalogue: Any, measured: list[Any]) -> list[Any]:
 
     names = {objective.name for objective in measured}
     return [catalogue[name] for name in MEASURES if name in catalogue and name not in names and name != "length"]
+
+
+def _meaning(folder: Path, out: Path, items: list[Any]) -> Any:
+    """What tells of meaning, once all texts were read."""
+    from ..evaluation.meaning import Meaning
+
+    found = Meaning(folder, out.with_name(f"{out.name.removesuffix('.json')}.meaning.npz"))
+    found.embed({text for item in items for text in item.texts.values()})
+    return found
 
 
 class _Judges:

@@ -127,7 +127,9 @@ class Quality:
     run_ons: float  # goes on into an invented turn
     tokens: float | None = None  # mean tokens that writing it took, on top of the answer's own
     seconds: float | None = None  # mean seconds that it took, likewise
-    failed: int = 0  # rows that have no text of this variant
+    failed: int = 0  # edits that failed: there the text is the answer
+    meaning: float | None = None  # median cosine to the answer (MiniLM), null where it was not asked for
+    meaning_lost: float | None = None  # share below 0.75: the text says something else
 
 
 @dataclass(frozen=True, slots=True)

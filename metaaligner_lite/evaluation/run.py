@@ -15,6 +15,7 @@ from .judges import Judge
 from .meta import Vote, judge_votes, warnings_of
 from .protocol import Item, Progress, judge_pairs, pairs_of
 from .report import (
+    ALIGNED,
     FORM,
     Coverage,
     LeftOut,
@@ -29,10 +30,11 @@ from .report import (
     write_report,
 )
 from .report import Judge as Told
-from .summary import cells_of, coverage_of, gains_of, quality_of, tax_of
+from .summary import LOST, cells_of, coverage_of, gains_of, quality_of, tax_of
 from .verdicts import Kept
 
 _LITTLE = 0.5  # of its probability on the answers; below, a judge would have said something else
+_MUCH = 0.05  # of the edits
 _BIASED = 0.5  # of the pairs in which one place won twice
 
 
@@ -41,7 +43,7 @@ class Evaluation:
     """What is to be judged, and what is known of it beforehand.
 
     `measured` objectives are judged of every item; `taxes` only by rules, which cost nothing. `suspects` says why a
-    judge is no stranger to what it judges, by its name.
+    judge is no stranger to what it judges, by its name; `meaning` tells how much two texts mean the same.
     """
 
     items: Sequence[Item]
@@ -57,6 +59,7 @@ class Evaluation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     rerun_share: float = 0.0
     seed: int = 0
+    meaning: Callable[[str, str], float] | None = None
 
 
 def evaluate(
@@ -93,6 +96,13 @@ def evaluate(
     if missing and work.items:
         listed = ", ".join(objective.name for objective in missing)
         notes.append(f"not judged: {listed}; no judge that was given takes it (a model judges any: `judge`)")
+    quality = quality_of(work.items, names, work.failed, work.meaning) if items else []
+    lost = next((one.meaning_lost for one in quality if (one.variant, one.n) == (ALIGNED, len(items))), None)
+    if lost and lost >= _MUCH:
+        notes.append(
+            f"{100 * lost:.0f} % of the edits no longer mean what the answer meant (cosine below {LOST}): where they "
+            "win, they may win for that"
+        )
     sentences = {o.name: o.description for o in [*work.measured, *work.taxes]}
     report = Report(
         FORM,
@@ -110,7 +120,7 @@ def evaluate(
         tuple(cells_of(verdicts, items)) if verdicts else (),
         tuple(gains_of(verdicts, items)),
         tuple(tax_of(verdicts)),
-        tuple(quality_of(work.items, names, work.failed)) if items else (),
+        tuple(quality),
         _coverage(verdicts, unjudged, told, bool(work.items)),
         (*notes, *work.notes),
     )

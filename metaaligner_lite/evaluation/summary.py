@@ -32,6 +32,7 @@ _WINS = {"win": 1.0, "tie": 0.0, "lose": 0.0}
 _WINS_AND_TIES = {"win": 1.0, "tie": 1.0, "lose": 0.0}
 SCORES = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 _NET = {"win": 1.0, "tie": 0.0, "lose": -1.0}
+LOST = 0.75  # a cosine below which a text says something else
 _OF_LENGTH = ("brevity", "length")  # at equal length nothing of them is left to judge
 
 _K = TypeVar("_K", bound=Hashable)
@@ -150,20 +151,32 @@ def tax_of(verdicts: Sequence[Verdict]) -> list[Tax]:
     )
 
 
-def quality_of(items: Sequence[Item], variants: Sequence[str], failed: Mapping[str, int]) -> list[Quality]:
-    """What the texts of each variant are like, by policy and of all."""
+def quality_of(
+    items: Sequence[Item],
+    variants: Sequence[str],
+    failed: Mapping[str, int],
+    meaning: Callable[[str, str], float] | None = None,
+) -> list[Quality]:
+    """What the texts of each variant are like, by policy and of all; `meaning` is the cosine of two texts."""
     policies = list(dict.fromkeys(item.policy for item in items))
     return [
-        _quality(policy, variant, mine, failed.get(variant, 0) if policy == ALL or len(policies) == 1 else 0)
+        _quality(policy, variant, mine, failed.get(variant, 0) if policy == ALL or len(policies) == 1 else 0, meaning)
         for policy in ([*policies, ALL] if len(policies) > 1 else policies)
         for variant in variants
         if (mine := [item for item in items if policy in (ALL, item.policy) and variant in item.texts])
     ]
 
 
-def _quality(policy: str, variant: str, items: Sequence[Item], failed: int) -> Quality:
+def _quality(
+    policy: str,
+    variant: str,
+    items: Sequence[Item],
+    failed: int,
+    meaning: Callable[[str, str], float] | None,
+) -> Quality:
     pairs = [(item.answer, item.texts[variant]) for item in items]
     ratios = [len(after.split()) / len(before.split()) for before, after in pairs if before.split()]
+    kept = [meaning(*pair) for pair in pairs] if meaning else []
     costs = {
         name: [cost[name] for item in items if name in (cost := item.costs.get(variant, {}))]
         for name in ("tokens", "seconds")
@@ -181,6 +194,8 @@ def _quality(policy: str, variant: str, items: Sequence[Item], failed: int) -> Q
         statistics.mean(costs["tokens"]) if costs["tokens"] else None,
         statistics.mean(costs["seconds"]) if costs["seconds"] else None,
         failed if variant != ALIGNED else sum(item.outcome == "failed" for item in items),
+        statistics.median(kept) if kept else None,
+        statistics.mean(cosine < LOST for cosine in kept) if kept else None,
     )
 
 

@@ -168,7 +168,8 @@ def _quality(report: Report) -> Iterator[Any]:
     yield ""
     yield "What the texts are like:"
     names = ("unchanged", "copied", "length", "empty", "loops", "run-ons", "failed", "+ tokens", "+ seconds")
-    table = _table("text", "n", *names)
+    asked = any(one.meaning is not None for one in report.quality)
+    table = _table("text", "n", *names, *(("meaning", "lost") if asked else ()))
     for one in report.quality:
         if one.policy == whole:
             table.add_row(
@@ -180,6 +181,7 @@ def _quality(report: Report) -> Iterator[Any]:
                 str(one.failed),
                 "" if one.tokens is None else f"{one.tokens:.0f}",
                 "" if one.seconds is None else f"{one.seconds:.2f}",
+                *((f"{one.meaning:.2f}", f"{100 * (one.meaning_lost or 0):.0f} %") if one.meaning is not None else ()),
             )
     yield table
     for variant in report.variants:
