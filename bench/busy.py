@@ -4,8 +4,9 @@
 
 Two contestants read a prompt and write so many tokens greedily, each in its own process, with the same threads: "bare"
 is llama_cpp.Llama as it comes, OpenMP waiting as it does by default; "ours" is this runtime, which bounds how long
-OpenMP's threads spin (llama/machine.py). What the environment says of OpenMP is taken out for both. They take turns,
-the first of a pair changes, and ratios are taken within pairs before their median is. Loading is not measured.
+OpenMP's threads spin (llama/machine.py). A third, "correction", answers and edits with the model and the aligner that
+ships, so many tokens each at most, through align(). What the environment says of OpenMP is taken out for all. They
+take turns, the first changes, and ratios are taken within a turn before their median is. Loading is not measured.
 
 A busy process counts in a loop, with the same priority. Prints a table and, as its last line, one JSON document;
 "foreign" is what others than these processes took of all processors meanwhile: with much of it "idle" is not idle.
@@ -21,11 +22,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from machine import Bystanders, Result, machine
 
+from metaaligner_lite import GgufAligner, GgufPolicy, align
 from metaaligner_lite.llama.machine import hardware_threads
+from metaaligner_lite.pair import Choice, open_pair
 
 PROMPT = "My parcel is a week late and nobody answers my emails. Write a friendly letter to the shop about it.\n\n"
 OPENMP = ("GOMP_", "OMP_", "KMP_")
@@ -68,7 +71,23 @@ class Ours:
         return written
 
 
-KINDS = {"bare": Bare, "ours": Ours}
+class Correction:
+    """A whole correction, as `mal align` runs it; "brevity" is what the aligner that ships was trained for."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self._opened = open_pair(Choice(policy=Path(path), engine={"threads": threads}))
+        pair = self._opened.__enter__()
+        self._policy, self._aligner = cast(GgufPolicy, pair.policy), cast(GgufAligner, pair.aligner)
+
+    def write(self, count: int) -> list[int]:
+        self._policy.max_tokens = self._aligner.max_tokens = count
+        if context := self._policy.engine._context:
+            context.roll_back(0)
+        found = align(PROMPT.strip(), "brevity", policy=self._policy, aligner=self._aligner)
+        return [token for part in (found.answer.generation, found.edit) if part for token in part.tokens]
+
+
+KINDS: dict[str, type[Bare | Ours | Correction]] = {"bare": Bare, "ours": Ours, "correction": Correction}
 
 
 class Child:
@@ -170,7 +189,7 @@ def report(options: argparse.Namespace, runs: dict[int, list[dict[str, Any]]]) -
         row["foreign"] = statistics.median(pair["foreign"] for pair in pairs)
         rows.append(row)
     idle = next((row for row in rows if row["busy"] == 0), None)
-    print(f"{'busy':<6}" + "".join(f"{kind + ' s':>10}{'least':>8}{'most':>8}{'x idle':>8}" for kind in KINDS), end="")
+    print(f"{'busy':<6}" + "".join(f"{kind + ' s':>14}{'least':>8}{'most':>8}{'x idle':>8}" for kind in KINDS), end="")
     print(f"{'bare/ours':>11}{'foreign':>9}{'same text':>11}")
     for row in rows:
         cells = ""
@@ -178,11 +197,13 @@ def report(options: argparse.Namespace, runs: dict[int, list[dict[str, Any]]]) -
             found = row[kind]
             found["times_idle"] = found["median"] / idle[kind]["median"] if idle else None
             times = f"{found['times_idle']:8.2f}" if idle else f"{'':8}"
-            cells += f"{found['median']:>10.2f}{found['least']:>8.2f}{found['most']:>8.2f}{times}"
+            cells += f"{found['median']:>14.2f}{found['least']:>8.2f}{found['most']:>8.2f}{times}"
         print(f"{row['busy']:<6}{cells}{row['ratio']:>11.2f}{row['foreign']:>9.0%}{'yes' if row['same'] else 'NO':>11}")
     if idle and rows[-1]["busy"] == 2:
-        found = rows[-1]["ours"]["times_idle"]
-        print(f"beside two busy processes ours takes {found:.2f} times its idle time; wanted: at most {WANTED:g}")
+        found = rows[-1]["correction"]["times_idle"]
+        print(
+            f"beside two busy processes a correction takes {found:.2f} times its idle time (wanted: {WANTED:g} or less)"
+        )
     settings = {"model": options.model.name, "tokens": options.tokens, "repeat": options.repeat}
     print(json.dumps({"bench": "busy", "machine": machine(options.threads)} | settings | {"results": rows}))
 

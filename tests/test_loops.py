@@ -12,6 +12,7 @@ from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.loops import DOUBLED, LOOP, LoopGuard, Repeats, tidy
 
 PARAGRAPH = "First check the tracking page, then call the carrier and ask where the parcel was seen for the last time."
+SENT = "I'll send you a link to the video."
 POEM = (
     "The sea is wide and the sea is deep,\nIt sings to the stones where the seagulls sleep.\n\n"
     "Roll on, roll on, you waves of blue,\nRoll on, my heart goes out with you.\n\n"
@@ -21,7 +22,7 @@ POEM = (
     "Roll on, roll on, you waves of blue,\nRoll on, my heart goes out with you."
 )
 TABLE = "| day | rain | sun |\n|---|---|---|\n" + "".join(f"| {n} | {n * 7 % 30} | {n % 9} |\n" for n in range(1, 31))
-CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ in range(20)) + "```"
+CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ in range(12)) + "```"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ i
         pytest.param("\n".join(["- [ ] to be done"] * 12), id="a list of equal lines"),
         pytest.param("Row, row, row your boat,\nGently down the stream.\n" * 2, id="a short verse twice"),
         pytest.param("-" * 80 + "\n" + "=" * 80, id="rules"),
+        pytest.param("\N{WHITE MEDIUM STAR}" * 30 + "─" * 100, id="some stars, a drawn line"),
         pytest.param("Fill in two fields.\nUser: guest\nPassword: none", id="a login"),
         pytest.param("", id="nothing"),
         pytest.param("  kept  \n", id="white space"),
@@ -47,6 +49,10 @@ CODE = "```python\n" + "".join("    total += row[0] * row[1] / row[2]\n" for _ i
             ),
             id="lines that differ in their numbers",
         ),
+        pytest.param("He said it would rain soon. " * 2 + "It did.", id="a sentence twice"),
+        pytest.param("| 0 | 0 | 0 | 0 | 0 | 0 | 0 |\n" * 8, id="a table of zeros"),
+        pytest.param("Let it be, let it be, let it be, let it be.", id="few words four times"),
+        pytest.param("```\n" + "    <td></td>\n" * 24 + "```", id="empty cells in code"),
     ],
 )
 def test_what_is_no_loop_stays_as_it_is(text):
@@ -64,7 +70,33 @@ def test_what_is_no_loop_stays_as_it_is(text):
             id="a counted list",
         ),
         pytest.param("no " * 200, "no", id="one word"),
+        pytest.param(
+            "He said it would rain soon. " * 4 + "He said it would snow.",
+            "He said it would rain soon.",
+            id="a short sentence that drifts",
+        ),
+        pytest.param(
+            "1. Yes, I can come!\n" + "".join(f"{n}. I'm sorry, I can't come on that day.\n" for n in range(2, 9)),
+            "1. Yes, I can come!\n2. I'm sorry, I can't come on that day.",
+            id="a loop that begins within a sentence",
+        ),
+        pytest.param(
+            "```\nimport {\n" + "    ContextMenuAction,\n" * 45,
+            "```\nimport {\n    ContextMenuAction,",
+            id="one long word in code",
+        ),
         pytest.param("0, " * 400, "0,", id="zeros"),
+        pytest.param("Well done! " + "\N{WHITE MEDIUM STAR}" * 90, "Well done! \N{WHITE MEDIUM STAR}", id="stars"),
+        pytest.param(
+            f"{SENT} I'll also give you a link to the video. {SENT} I'll also send you a link to the video. {SENT}",
+            f"{SENT} I'll also give you a link to the video. {SENT} I'll also send you a link to the video.",
+            id="sentences that drift",
+        ),
+        pytest.param(
+            "```\n" + "import { firstThing, secondThing, thirdThing } from 'some';\n" * 10 + "import { firstThing, sec",
+            "```\nimport { firstThing, secondThing, thirdThing } from 'some';",
+            id="a line in code, to the limit",
+        ),
         pytest.param("学而时习之，不亦说乎。" * 12, "学而时习之，不亦说乎。", id="no spaces"),
         pytest.param("```\n" + "x = f(x)\n" * 200, "```\nx = f(x)", id="code without end"),
         pytest.param(
@@ -89,6 +121,7 @@ LISTED = "I have three ideas for you.\n\n1. Hide his pen.\n\n2. Swap his cap.\n\
         LISTED,
         "max_window_in_a_word_that_does_not_end_",
         "- Be honest in 2020, and in 2021, and kind.\n",
+        "In the year 2020 we were kind in 2020. ",
     ],
 )
 def test_nothing_of_the_second_round_is_shown_while_it_is_written(round, size):
@@ -102,11 +135,11 @@ def test_nothing_of_the_second_round_is_shown_while_it_is_written(round, size):
 
 
 def test_how_early_a_loop_is_noticed():
-    words = PARAGRAPH.split()
-    guard = LoopGuard()
-    seen = next(n for n, word in enumerate(words * 20) if guard.add(f"{word} ") is not None)
-    assert seen + 1 == len(words) + LOOP
-    assert len(words) > DOUBLED
+    for words, noticed in ((PARAGRAPH.split(), 3 * 20), ([f"word{n}" for n in range(40)], 40 + LOOP)):
+        guard = LoopGuard()
+        seen = next(n for n, word in enumerate(words * 20) if guard.add(f"{word} ") is not None)
+        assert seen + 1 == noticed
+    assert len(PARAGRAPH.split()) > DOUBLED
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -150,6 +183,17 @@ def test_decoding_ends_before_the_second_round(model, monkeypatch, drafted):
         assert written.finish == "loop"
         assert written.text == "the cat sat on my old red mat," == "".join(heard)
         assert model.text(written.tokens).strip() == written.text
+
+
+def test_a_character_that_the_limit_cuts_off_is_left_out(model, monkeypatch):
+    monkeypatch.setattr(Context, "likeliest", Says.likeliest)
+    with Says(model, 256, threads=1) as context:
+        context.script, context.start, context.last = model.encode_text("so good \N{WHITE MEDIUM STAR} yes"), 3, 0
+        assert any("\ufffd" in model.text(context.script[:n]) for n in range(1, len(context.script)))
+        for limit in range(1, len(context.script)):
+            (written,) = generate(context, [Task(list(b"abc"), limit, GREEDY)])
+            assert "\ufffd" not in written.text and written.finish == "length"
+            context.roll_back(0)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ class Screen:
         if note not in self._said:
             self._said.add(note)
             self._wrap.end_line()
-            self._talk.print(f"note: {printable(flagged(note))}", style="bold")
+            self._talk.print(f"note: {printable(flagged(note))}")
 
     def answer(self, text: str) -> None:
         """The next part of the weak answer."""

@@ -227,12 +227,9 @@ class _Writer:
 
     def end(self, finish: str, keep: int | None = None) -> None:
         """End the text, after its first `keep` characters if it is a loop; what it says twice at its end is one."""
-        rest = self._decoder.decode(b"", final=True)
-        self._text += rest
-        if keep is None:
-            self._guard.add(rest)
-            if (keep := self._guard.doubled()) is not None:
-                finish = "loop"
+        # The decoder may hold the first bytes of a character that was cut off: they are none, and are left out.
+        if keep is None and (keep := self._guard.doubled()) is not None:
+            finish = "loop"
         if keep is not None:
             keep = len(self._text[:keep].rstrip())
             del self.tokens[bisect_left(self._ends, keep) + 1 :]
