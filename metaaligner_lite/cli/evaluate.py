@@ -27,7 +27,7 @@ _NO_MODEL = (_RULES, _SCORERS, _LIKELIHOOD)
 def evaluate(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RESULTS]...", help="What `mal batch` wrote, or tables with an answer and its edit."),
+        typer.Argument(metavar="RESULTS...", help="What `mal batch` wrote, or tables with an answer and its edit."),
     ] = None,
     judges: Annotated[
         list[str] | None,
@@ -115,8 +115,22 @@ def evaluate(
             rich_help_panel=_TEXTS,
         ),
     ] = None,
-    aligner: opt.Aligner = None,
-    adapter: opt.Adapter = None,
+    aligner: Annotated[
+        str | None,
+        typer.Option(
+            "--aligner",
+            "-a",
+            envvar="MAL_ALIGNER",
+            help="Who wrote the edits, as `mal batch` was told it: for equal mode and the gate (default: what ships).",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter", envvar="MAL_ADAPTER", help="... and the adapter over it, or its base.", rich_help_panel=_TEXTS
+        ),
+    ] = None,
     layout: opt.Layout = "",
     limit: Annotated[
         int,
