@@ -251,7 +251,7 @@ def evaluate(
             work.measured = measured
             work.taxes = () if measure else _taxes(catalogue, measured)
             work.meaning = _meaning(minilm, out, made.items) if minilm else None
-        work.suspects = judging.suspicions(list(dict.fromkeys(item.policy for item in work.items)))
+            work.suspects = judging.suspicions(list(dict.fromkeys(item.policy for item in made.items)))
         work.settings = {
             "limit": limit,
             "seed": seed,
