@@ -84,11 +84,12 @@ def test_a_rate_that_length_explains():
     assert longer.low < 0.5 < longer.high
     assert good.value == pytest.approx(0.8, abs=0.06)
     assert good.low > 0.7
-    certain = at_equal_length([(f"q{i}", 1.0, float(i - 5)) for i in range(30)])
-    assert 0.5 < certain.value < 1
+    certain = at_equal_length([(f"q{i}", float(i > 5), float(i - 5)) for i in range(30)])
+    assert 0 < certain.value < 1
     assert math.isfinite(certain.low)
     assert at_equal_length([(f"q{i}", 1.0, 3.0) for i in range(9)]) is None
-    assert at_equal_length([(f"q{i}", 1.0, 0.0) for i in range(30)]) is None
+    assert at_equal_length([(f"q{i}", i % 2, 0.0) for i in range(30)]) is None
+    assert at_equal_length([(f"q{i}", 0.5, float(i)) for i in range(30)]) is None
 
 
 def runs(draw, count=1000):

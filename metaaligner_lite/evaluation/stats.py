@@ -110,7 +110,7 @@ def at_equal_length(pairs: Iterable[tuple[str, float, float]]) -> Interval | Non
 
     A logistic regression of the score (1 win, 0.5 tie, 0 loss) on the difference of lengths, divided by its spread and
     flattened by tanh as AlpacaEval does; told is its value at 0. A light pull toward 0 keeps a score that length
-    explains wholly from running off. None of fewer than 10 pairs, one query, or lengths that do not differ.
+    explains wholly from running off. None of fewer than 10 pairs, one query, lengths or scores that do not differ.
     """
     import numpy as np
 
@@ -120,6 +120,8 @@ def at_equal_length(pairs: Iterable[tuple[str, float, float]]) -> Interval | Non
     if len(held) < _FEWEST or len(queries) < 2 or not (spread := float(np.sqrt(np.mean(lengths**2)))):
         return None
     scores = np.array([score for _, score, _ in held], dtype=float)
+    if scores.min() == scores.max():  # nothing to fit: an interval of no width would follow
+        return None
     table = np.column_stack([np.ones(len(held)), np.tanh(lengths / spread)])
     pull = np.diag([0.1, 0.1])
     weights = np.zeros(2)
