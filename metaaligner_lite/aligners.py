@@ -100,7 +100,8 @@ class GgufAligner:
     """An aligner model with the prompt layout it was trained for, read from its manifest unless given.
 
     `draft` lets it guess tokens from the answer it edits and verify them in batches: faster, and the same text but
-    for near-ties, which batches may round the other way.
+    for near-ties, which batches may round the other way. `equal` asks for an equally good answer instead of a better
+    one (the paper's t = equal): what an evaluation compares with.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class GgufAligner:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         draft: bool = True,
+        equal: bool = False,
     ) -> None:
         self.engine = engine
         trained = engine.adapter or engine.model
@@ -134,6 +136,7 @@ class GgufAligner:
         self.sampling = sampling or GREEDY
         self.max_tokens = max_tokens
         self.draft = draft
+        self.equal = equal
         self.stops: tuple[str, ...] = ()
         self.copies: tuple[str, ...] = ()
         self._ahead = threading.Lock()
@@ -234,6 +237,7 @@ class GgufAligner:
             edit.answer.text,
             edit.objectives,
             self.template,
+            equal=self.equal,
             answer_tokens=self._cached(edit.answer),
             history=edit.history,
             known=self.known,

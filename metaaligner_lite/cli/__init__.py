@@ -11,7 +11,7 @@ import typer
 
 from .. import __version__
 from ..errors import MalError
-from . import align, batch, chat, convert, data, doctor, info, objectives, serve, train_lora, tune
+from . import align, batch, chat, convert, data, doctor, evaluate, info, objectives, serve, train_lora, tune
 
 app = typer.Typer(
     name="mal",
@@ -24,6 +24,7 @@ app.command("align")(align.align)
 app.command("chat")(chat.chat)
 app.command("batch")(batch.batch)
 app.command("serve")(serve.serve)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(objectives.app, name="objectives")
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)

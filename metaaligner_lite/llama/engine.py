@@ -213,6 +213,20 @@ class Engine:
                         context.roll_back(0, stale)
             return [mean_log_likelihood(context, tokens, text, begin) for text in written]
 
+    def shares(self, prompt: Prompt, groups: Sequence[Sequence[int]]) -> list[float]:
+        """The probability that the next token behind a prompt is one of each group; nothing is written.
+
+        What the cache holds of the prompt is reused. Raises PromptTooLong if it does not fit.
+        """
+        from .score import shares_of
+
+        with self._lock:
+            tokens, _ = encode_request(prompt, self.model)
+            self._room_after(len(tokens), 1)
+            context = self._context_for(len(tokens), 1)
+            context.read(tokens)
+            return shares_of(context.logits(-1), groups)
+
     def read_ahead(self, prompt: Prompt) -> None:
         """Read the beginning of a prompt that is still growing, so that `run` finds it in the cache.
 

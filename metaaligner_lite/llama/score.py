@@ -1,4 +1,4 @@
-"""How likely a text is under a model: one reading of it in batches, nothing written."""
+"""How likely a text, or the next token, is under a model: one reading in batches, nothing written."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def _exp_sum(differences: Any) -> float:
     import numpy as np
 
     return float(np.exp(differences, dtype=np.float64).sum())
+
+
+def shares_of(logits: Any, groups: Sequence[Sequence[int]]) -> list[float]:
+    """The share of the softmax that each group of tokens has."""
+    import numpy as np
+
+    weights = np.exp(logits - logits.max(), dtype=np.float64)
+    return [float(weights[list(group)].sum() / weights.sum()) for group in groups]

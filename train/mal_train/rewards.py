@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import FileProblem, ModelError, UsageError
-from metaaligner_lite.objectives import Objective
 
 from .rows import Answer, Names, Row
 
@@ -64,16 +63,18 @@ class Rewards:
         rated = [[dict(answer.ratings) for answer in row.answers] for row in rows]
         for reward, objective in self._rewards:
             places = [(i, j) for i, row in enumerate(rows) for j in range(len(row.answers))]
-            texts = [("" if reward.answer_only else rows[i].query, rows[i].answers[j].text) for i, j in places]
-            for (i, j), score in zip(places, self._scores(reward, objective, texts), strict=True):
+            texts = [(rows[i].query, rows[i].answers[j].text) for i, j in places]
+            for (i, j), score in zip(places, self.scores(reward, texts), strict=True):
                 rated[i][j][objective] = round(score, self._decimals)
         return [
             Row(row.id, row.query, tuple(Answer(a.text, r) for a, r in zip(row.answers, ratings, strict=True)))
             for row, ratings in zip(rows, rated, strict=True)
         ]
 
-    def _scores(self, reward: Reward, objective: Objective, texts: Sequence[tuple[str, str]]) -> list[float]:
-        stem = _identity(reward)
+    def scores(self, reward: Reward, texts: Sequence[tuple[str, str]]) -> list[float]:
+        """The scores of (query, answer) pairs, not rounded; what was scored once is not asked again."""
+        texts = [("" if reward.answer_only else query, answer) for query, answer in texts]
+        stem = identity(reward)
         keys = [hashlib.sha256("\0".join((stem, *pair)).encode()).hexdigest() for pair in texts]
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self._cache)) as database, database:
@@ -145,7 +146,7 @@ def _longest(tokenizer: Any, model: Any) -> int:
     return int(min(_MAX_LENGTH, tokenizer.model_max_length, positions))
 
 
-def _identity(reward: Reward) -> str:
+def identity(reward: Reward) -> str:
     """What a score depends on besides the text: the logit, and the files by name, size and date."""
     files = sorted(reward.model.glob("*")) if reward.model.is_dir() else []
     found = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
