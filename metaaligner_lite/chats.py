@@ -19,7 +19,7 @@ from typing import Any
 from .errors import DataError, FileProblem, UsageError
 from .files import read_text
 from .prompts import Message
-from .thoughts import split_thoughts
+from .thoughts import may_think, split_thoughts
 
 _WRAPPERS = ("messages", "conversations", "conversation", "history", "turns", "chat", "dialogue", "contents")
 _SYSTEM_KEYS = ("system", "system_prompt", "systemInstruction", "system_instruction")
@@ -160,7 +160,7 @@ def _turn(turn: Mapping[str, Any], where: str, notes: dict[str, None]) -> Iterat
 
 
 def _without_thoughts(role: str, text: str, notes: dict[str, None]) -> str:
-    if role != "assistant":
+    if role != "assistant" or not may_think(text):
         return text
     split = split_thoughts(text)
     if split.answer == text.strip():
