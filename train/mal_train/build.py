@@ -232,7 +232,7 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, mo
                     if known == "auto":
                         known = formats.detect(record, mapped)
                     reading = _Reading(known, mapped)
-                    table = Gathered(mapped.names) if known in formats.GROUPED else None
+                    table = Gathered() if known in formats.GROUPED else None
                 found = reading(record)
             except UsageError as error:
                 if known != "auto":

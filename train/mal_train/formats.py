@@ -236,6 +236,7 @@ def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
                 raise DataError("the two dialogues part before their last answer")
             if any(turn.role == "user" for turn in before):  # whole: a prompt beside them repeats their beginning
                 refuse_pictures(record)
+                record.get("prompt")
                 query, history = split(with_system(record, before))
             else:
                 query, history = asked(record, mapped.notes)

@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import Message
 
-from .rows import Answer, Names, Row
+from .rows import Answer, Row
 
 _HELD = 1 << 25  # characters in memory
 _PARTS = 64
@@ -21,9 +22,10 @@ _PARTS = 64
 class Gathered:
     """Answers, each with the place it came from, by query and the turns before it."""
 
-    def __init__(self, names: Names, held: int = _HELD) -> None:
-        self._names, self._held = names, held
+    def __init__(self, held: int = _HELD) -> None:
+        self._held = held
         self._found: dict[tuple[str, tuple[Message, ...]], tuple[str, list[Answer]]] = {}
+        self._objectives: dict[str, Objective] = {}
         self._size = 0
         self._parts: list[IO[str]] = []
         self._opened = ExitStack()
@@ -55,7 +57,7 @@ class Gathered:
                     where, query, history, answers = json.loads(line)
                     key = query, tuple(Message(role, content) for role, content in history)
                     kept = [
-                        Answer(text, {self._names[name]: rating for name, rating in ratings})
+                        Answer(text, {self._objectives[name]: rating for name, rating in ratings})
                         for text, ratings in answers
                     ]
                     found.setdefault(key, (where, []))[1].extend(kept)
@@ -73,6 +75,7 @@ class Gathered:
     def _write(self, where: str, row: Row) -> None:
         turns = [(turn.role, turn.content) for turn in row.history]
         part = self._parts[zlib.crc32(json.dumps([row.query, turns]).encode()) % _PARTS]
+        self._objectives.update((objective.name, objective) for answer in row.answers for objective in answer.ratings)
         answers = [(a.text, [(objective.name, rating) for objective, rating in a.ratings.items()]) for a in row.answers]
         part.write(json.dumps([where, row.query, turns, answers]) + "\n")
 
