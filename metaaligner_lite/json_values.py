@@ -127,7 +127,7 @@ class _Text:
             held = len(self._held) - self._place
             if held >= LONGEST:
                 raise _TooLong(f"a value of over {LONGEST:,} characters")
-            self._more(max(_STEP, held))
+            self._more(min(max(_STEP, held), LONGEST - held))
 
     def _more(self, size: int) -> bool:
         if self._ended:

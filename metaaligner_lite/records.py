@@ -126,19 +126,19 @@ def _is_text(record: Record) -> bool:
 
 def _jsonl(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]]:
     lines = lines_of(file, path)
-    head: list[str] = []
-    for line in lines:  # whatever the name says: a list, or an object over several lines, is JSON
-        head.append(line)
-        if line.strip():
+    blank, head = 0, ""
+    for head in lines:  # whatever the name says: a list, or an object over several lines, is JSON
+        if not head.isspace():
             break
-    first = head[-1].lstrip("\ufeff \t") if head else ""
+        blank += 1
+    first = head.lstrip("\ufeff \t")
     if first[:1] == "[" or first.strip() == "{":
-        rest = _Again("".join(head), file)
+        rest = _Again(head, file)
         if first[:1] != "[" or first.strip() == "[" or first.lstrip("[ \t\r\n").startswith("{"):
             yield from _json(cast("IO[str]", rest), path)
             return
     decode = json.JSONDecoder().raw_decode
-    for number, line in enumerate(chain(head, lines), 1):
+    for number, line in enumerate(chain([head] if head else (), lines), 1 + blank):
         if not line.isspace():
             try:
                 record, end = decode(line) if line[0] == "{" else (json.loads(line), len(line))

@@ -232,6 +232,7 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, mo
                     if known == "auto":
                         known = formats.detect(record, mapped)
                     reading = _Reading(known, mapped)
+                    built.forms.setdefault(str(path), known)
                     table = Gathered() if known in formats.GROUPED else None
                 found = reading(record)
             except UsageError as error:
@@ -243,7 +244,6 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, mo
             except DataError as error:
                 yield _Draft(where, error)
                 continue
-            built.forms.setdefault(str(path), known)
             for row in found:
                 if isinstance(row, DataError):
                     yield _Draft(where, row, records=0)
@@ -315,14 +315,14 @@ def _readable(draft: _Draft, built: Built, keep_thoughts: bool, in_one_text: boo
     try:
         if isinstance(row, DataError):
             return draft
+        if built.held_out and (reason := built.held_out.find(row)):  # before all else, so that none is missed
+            raise DataError(reason)
         if not keep_thoughts:
             row = _without_thoughts(row, built)
         row = _without_others_turns(row, draft, built)
         check_texts(row)
         if in_one_text and row.history:
             row = replace(row, query=as_transcript(row.query, row.history), history=())
-        if built.held_out and (reason := built.held_out.find(row)):
-            raise DataError(reason)
     except DataError as error:
         return replace(draft, row=error)
     return draft if row is draft.row else replace(draft, row=row)

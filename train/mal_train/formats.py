@@ -344,18 +344,20 @@ def ratings_table(record: Record, mapped: Mapped) -> Iterator[Row]:
     for column, objective in mapped.objectives_of(record).items():
         if (rating := _rating(record[column], column)) is not None:
             ratings[objective] = rating
+    overall: list[Any] = []
     for table in _RATED:
         for aspect, entry in _aspects({table: value}) if isinstance(value := parsed(record.get(table)), dict) else ():
             known = mapped.objective(aspect)
-            if known is None:
+            if known is None and aspect in _OVERALL and mapped.objectives:
+                overall.append(entry)
+            elif known is None:
                 mapped.unread.add(f"{table}: {aspect}")
             elif (rating := _rating(entry, aspect)) is not None:
                 ratings.setdefault(known, rating)
-    for column in _OVERALL if mapped.objectives and not ratings else ():
-        value = record.get(column)
-        if not isinstance(value, dict | list) and (rating := _rating(value, column)) is not None:
-            ratings = dict.fromkeys(mapped.objectives, rating)
-            break
+    if mapped.objectives and not ratings:
+        overall += [value for column in _OVERALL if not isinstance(value := record.get(column), dict | list)]
+        rated = next((rating for value in overall if (rating := _rating(value, "score")) is not None), None)
+        ratings = {} if rated is None else mapped.rated(rated)
     query, history, text = _answered(record, mapped)
     yield Row("", query, (Answer(text, ratings),), history)
 

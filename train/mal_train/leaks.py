@@ -1,7 +1,8 @@
 """Queries that are held out for evaluation, and whether a row asks one of them: word for word, or nearly.
 
-Compared are letters and digits, lower case; of a conversation, what the user said in all of it, and its last question
-alone. Nearly means: of the runs of three words of the shorter text, 7 in 10 stand in the longer one, too.
+Compared are letters and digits, lower case, of all the turns up to the answer. Nearly means: the user said the same in
+all, or asked the same at last; or of the runs of three words that the user said in the shorter of two conversations,
+7 in 10 stand in the longer one, too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
+from metaaligner_lite.prompts import Message
 from metaaligner_lite.records import Record, read_records
 
 from . import formats
 from .formats import Mapped
 from .rows import Row
-from .turns import asked
+from .turns import Asked, asked
 
 # Chinese, Japanese and Korean characters are words here.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
@@ -38,7 +40,8 @@ def words(text: str) -> list[str]:
 class HeldOut:
     """The queries of some files, to be kept out of rows; it counts which of them were met."""
 
-    _exact: dict[str, list[int]] = field(default_factory=dict)
+    _whole: dict[str, list[int]] = field(default_factory=dict)
+    _parts: dict[str, list[int]] = field(default_factory=dict)  # what the user said in all, or at last
     _by_run: dict[int, list[int]] = field(default_factory=dict)
     _sizes: list[int] = field(default_factory=list)  # runs of each query
     _files: list[str] = field(default_factory=list)  # of each query
@@ -57,21 +60,20 @@ class HeldOut:
                     form = formats.detect(record, mapped)
                 except UsageError:
                     form = "none"
-            for said in _asked(record, mapped, form):
-                self._keep(said, path.name)
+            for query, history in _asked(record, mapped, form):
+                self._keep(query, history, path.name)
         if len(self._files) == before:
             raise DataError(f"{path} has no query to hold out; expected a column such as query or prompt, or dialogues")
 
     def find(self, row: Row) -> str:
         """Why a row must not be trained on; "" if nothing speaks against it."""
-        said = [turn.content for turn in row.history if turn.role == "user"]
-        whole = words(" ".join([*said, row.query]))
-        last = words(row.query) if said else whole
-        for part in (whole, last) if said and len(last) >= _ALONE else (whole,):
-            if found := self._exact.get(" ".join(part)):
-                self._met.update(dict.fromkeys(found, True))
-                return f"its query occurs in {self._files[found[0]]}, which is held out"
-        near = self._near(_runs(whole)) or (self._near(_runs(last)) if said and len(last) >= _ALONE else [])
+        whole, parts = _texts(row.query, row.history)
+        if found := self._whole.get(whole):
+            self._met.update(dict.fromkeys(found, True))
+            return f"its query occurs in {self._files[found[0]]}, which is held out"
+        near = next((numbers for part in parts if (numbers := self._parts.get(" ".join(part)))), None)
+        if near is None:
+            near = next((numbers for part in parts if (numbers := self._near(_runs(part)))), [])
         for number in near:
             self._met.setdefault(number, False)
         return f"its query nearly occurs in {self._files[near[0]]}, which is held out" if near else ""
@@ -85,14 +87,14 @@ class HeldOut:
             found.append(f"of the {count:,} queries of {name}, {met.count(True):,} occur in the data{nearly}")
         return found
 
-    def _keep(self, said: list[str], name: str) -> None:
-        whole = words(" ".join(said))
+    def _keep(self, query: str, history: tuple[Message, ...], name: str) -> None:
+        whole, parts = _texts(query, history)
         number = len(self._files)
         self._files.append(name)
-        last = words(said[-1])
-        for part in {" ".join(whole), " ".join(last) if len(last) >= _ALONE else ""} - {""}:
-            self._exact.setdefault(part, []).append(number)
-        runs = _runs(whole)
+        self._whole.setdefault(whole, []).append(number)
+        for part in parts:
+            self._parts.setdefault(" ".join(part), []).append(number)
+        runs = _runs(parts[0])
         self._sizes.append(len(runs))
         for run in runs:
             self._by_run.setdefault(run, []).append(number)
@@ -111,17 +113,26 @@ class HeldOut:
         ]
 
 
+def _texts(query: str, history: tuple[Message, ...]) -> tuple[str, list[list[str]]]:
+    """What is compared of a conversation: all of it, and the words that the user said in all and at last."""
+    last = words(query)
+    if not history:
+        return " ".join(last), [last]
+    whole = " ".join(words(" ".join([*(turn.content for turn in history if turn.role != "system"), query])))
+    said = words(" ".join([*(turn.content for turn in history if turn.role == "user"), query]))
+    return whole, [said, last] if len(last) >= _ALONE else [said]
+
+
 def _runs(found: list[str]) -> set[int]:
     return {hash(run) for run in zip(*(found[i:] for i in range(_RUN)), strict=False)}
 
 
-def _asked(record: Record, mapped: Mapped, form: str) -> Iterable[list[str]]:
-    """What the user said, turn by turn, in whatever a record asks."""
+def _asked(record: Record, mapped: Mapped, form: str) -> Iterable[Asked]:
+    """Each query of a record, with the turns before it."""
     try:
         if form == "dialogues":
-            rows = [row for row in formats.FORMATS[form](record, mapped) if isinstance(row, Row)]
-            return [[*(t.content for t in row.history if t.role == "user"), row.query] for row in rows]
-        query, history = asked(record, mapped.notes)
+            rows = formats.FORMATS[form](record, mapped)
+            return [(row.query, row.history) for row in rows if isinstance(row, Row)]
+        return [asked(record, mapped.notes)]
     except (DataError, UsageError, FileProblem):
         return []
-    return [[*(turn.content for turn in history if turn.role == "user"), query]]

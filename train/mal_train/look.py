@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from .source import is_hub_id, records_of
 _MOST = 1000  # records that are looked at
 _WIDE = 110  # characters of a line
 _REASONS = 6
+_ANSWERS = 30
+_WHAT_TO_DO = (
+    "name its form with --format and its columns with --column OURS=THEIRS, such as --column query=instruction; "
+    "if several columns hold an answer each, mal data build takes them by --answer-column; "
+    "texts without a query make no rows"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,10 @@ class Seen:
     columns: Sequence[str]
     all_of_it: bool
 
+    def summary(self) -> dict[str, Any]:
+        """The signs in the rows; of a row of very many answers those of the first ones, since all are compared."""
+        return summarize(replace(row, answers=row.answers[:_ANSWERS]) for row in self.rows)
+
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         account = self.built.account
@@ -48,16 +58,20 @@ class Seen:
             "columns": list(self.columns),
             "columns_not_read": sorted(self.built.unread),
             "notes": dict(self.built.notes),
-            **summarize(self.rows),
+            **self.summary(),
         }
 
     def lines(self) -> list[str]:
         """For people."""
         size = "" if is_hub_id(self.source) else f" ({self.source.stat().st_size / 1e6:,.1f} MB)"
         if not self.form:
-            return [f"{self.source}{size}: {self.reason}"]
+            return [
+                f"{self.source}{size}: {self.reason}",
+                *([_fold("columns", self.columns)] if self.columns else []),
+                *([_fold("what to do", [_WHAT_TO_DO])] if self.columns else []),
+            ]
         account, built = self.built.account, self.built
-        used = [name for name in self.columns if name not in built.unread]
+        used = [name for name in self.columns if name not in built.unread and account.used]
         of = "" if self.all_of_it else f"; of more, the first {account.read:,} were looked at"
         found = [
             f"{self.source}{size}: {self.form}: {MEANING[self.form]}",
@@ -76,8 +90,7 @@ class Seen:
         with_turns = sum(bool(row.history) for row in self.rows)
         most = ", ".join(f"{n:,} with {'9 or more' if size == 9 else size}" for size, n in sorted(answers.items()))
         found = [f"{len(self.rows):,} rows; answers: {most}; {with_turns:,} have turns before the query"]
-        signs = summarize(self.rows)["signs"]
-        assert isinstance(signs, dict)
+        signs = self.summary()["signs"]
         for name, counts in list(signs.items())[:8]:
             found.append(f"  {name:22} " + "  ".join(f"{sign} {counts.get(sign, 0):,}" for sign in "><="))
         if not signs:
@@ -106,7 +119,8 @@ def look(source: Path, mapped: Mapped, form: str = "auto") -> Seen:
     except UsageError as error:
         if not columns:
             raise
-        return Seen(source, "", f"not known: {error}", Built(Path()), (), list(columns), True)
+        reason = "its form is not known by its keys" if form == "auto" else str(error)
+        return Seen(source, "", reason, Built(Path()), (), list(columns), True)
     known = built.forms.get(str(source), "")
     reason = ""
     if not known:
@@ -133,7 +147,7 @@ def are_rows(path: Path) -> bool:
 def _fold(what: str, names: Sequence[str]) -> str:
     if not names:
         return ""
-    text = textwrap.shorten(", ".join(map(json.dumps, names)).replace('"', ""), 3 * _WIDE, placeholder=" ...")
+    text = textwrap.shorten(", ".join(names), 3 * _WIDE, placeholder=" ...")
     return textwrap.fill(f"{what}: {text}", _WIDE, subsequent_indent="  ")
 
 
