@@ -10,6 +10,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,13 +18,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from .errors import FileProblem, UsageError, require_extra
+from .errors import FileProblem, MalError, UsageError, require_extra
 from .files import encoding_of
 
 PACKED = (".gz", ".zst", ".xz", ".bz2", ".zip")
 LONGEST = 1 << 24  # characters of a line or of a JSON value; parsed, the worst of that size takes 0.4 GB
 _SWOLLEN, _AT_LEAST = 400, 1 << 24  # times its own size, once that many bytes came out; text packs 3 to 50 times
 _MEMORY = 1 << 28  # that unpacking may take; an xz header can ask for 4 GB
+_PIECE = 1 << 16  # characters
 _MAGIC = {
     b"\x1f\x8b": ".gz",
     b"\x28\xb5\x2f\xfd": ".zst",
@@ -32,7 +34,10 @@ _MAGIC = {
     b"PK\x03\x04": ".zip",
     b"PK\x05\x06": ".zip",  # an empty one
 }
-_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError)
+_ERRORS = (  # zipfile has no one error for a damaged file
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error),
+    *(RuntimeError, NotImplementedError, ValueError, IndexError, KeyError, OverflowError, MemoryError),
+)
 
 
 def packing(path: Path) -> str:
@@ -73,6 +78,7 @@ def open_text(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
             )
         # newline="": a CSV field may hold line ends of its own
         text = io.TextIOWrapper(buffer, encoding=encoding, errors=errors, newline="")
+        text._CHUNK_SIZE = _PIECE  # type: ignore[attr-defined]
         opened.callback(text.detach)
         try:
             yield text
@@ -81,14 +87,32 @@ def open_text(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
 
 
 def lines_of(file: IO[str], path: Path) -> Iterator[str]:
-    """The lines of a text, with their ends. Raises FileProblem for one that is longer than any record."""
-    readline = file.readline
-    while line := readline(LONGEST):
-        if len(line) == LONGEST and line[-1] not in "\r\n":
+    """The lines of a text, with their ends. Raises FileProblem for one that is longer than any record.
+
+    Not by readline: that is slow for short lines, and iteration has no limit.
+    """
+    chunk = file.read(_PIECE)
+    end = "\r" if "\n" not in chunk and "\r" in chunk[:-1] else "\n"
+    held: list[str] = []
+    size = 0
+    while chunk:
+        if end in chunk:
+            held.append(chunk)
+            lines = "".join(held).split(end)
+            held = [lines.pop()]
+            size = len(held[0])
+            for line in lines:
+                yield line + end
+        else:
+            held.append(chunk)
+            size += len(chunk)
+        if size > LONGEST:
             raise FileProblem(
                 f"{path} has a line of over {LONGEST:,} characters; is it {path.suffix or 'text'} at all?"
             )
-        yield line
+        chunk = file.read(_PIECE)
+    if last := "".join(held):
+        yield last
 
 
 def refuse_impostors(head: bytes, path: Path) -> None:
@@ -144,9 +168,7 @@ def _told(path: Path) -> Iterator[None]:
     """What goes wrong while a file is unpacked, as one FileProblem."""
     try:
         yield
-    except (FileProblem, UsageError, UnicodeError):
-        raise
-    except RecursionError:
+    except MalError:
         raise
     except _ERRORS as error:
         raise FileProblem(f"cannot read {path}: {_brief(error)}") from error

@@ -133,7 +133,7 @@ def _jsonl(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]
         blank += 1
     first = head.lstrip("\ufeff \t")
     if first[:1] == "[" or first.strip() == "{":
-        rest = _Again(head, file)
+        rest = _Again(head, lines)
         if first[:1] != "[" or first.strip() == "[" or first.lstrip("[ \t\r\n").startswith("{"):
             yield from _json(cast("IO[str]", rest), path)
             return
@@ -151,15 +151,18 @@ def _jsonl(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]
 
 
 class _Again:
-    """A text of which some has been read already."""
+    """A text of which some lines have been read already."""
 
-    def __init__(self, head: str, rest: IO[str]) -> None:
-        self._head, self._rest = head, rest
+    def __init__(self, head: str, rest: Iterator[str]) -> None:
+        self._lines = chain([head], rest)
 
     def read(self, size: int) -> str:
-        """What was read already, then the rest."""
-        head, self._head = self._head, ""
-        return head or self._rest.read(size)
+        """Some lines, about as many characters as asked for."""
+        found: list[str] = []
+        while size > 0 and (line := next(self._lines, "")):
+            found.append(line)
+            size -= len(line)
+        return "".join(found)
 
 
 def _json(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]]:

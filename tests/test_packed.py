@@ -192,10 +192,10 @@ def test_decompression_bombs_end_early(tmp_path, pack, byte):
     bomb = pack(byte * (200 << 20)) if pack is not bz2.compress else pack(byte * (100 << 20))
     for name in ("a.jsonl", "a.json", "a.csv"):
         (tmp_path / name).write_bytes(bomb)
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(FileProblem, match=r"times its size|line of over|not valid JSON|field larger|columns"):
             read(tmp_path / name)
-        assert time.monotonic() - began < 30  # beside other work; alone it is one
+        assert time.process_time() - began < 10
 
 
 def test_an_xz_that_asks_for_gigabytes_is_refused(tmp_path):
@@ -311,6 +311,9 @@ def samples():
     return found
 
 
+PARTS = (b'"', b"[" * 5000, b"{", b"\0", b"9" * 5000, b"\\u", b"NaN,", b"\n")
+
+
 def damaged(data, rng):
     """A copy with some of what goes wrong with files: bytes changed, cut, doubled, moved, joined by others."""
     data = bytearray(data)
@@ -328,21 +331,21 @@ def damaged(data, rng):
         elif kind == 4:
             del data[place:]
         elif kind == 5:
-            data[place:place] = rng.choice((b'"', b"[" * 5000, b"{", b"\0", b"9" * 5000, b"\\u", b"NaN,", b"\n"))
+            data[place:place] = rng.choice(PARTS)
         else:
             data[place : place + 4] = rng.choice((b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\0\0\0\0"))
     return bytes(data)
 
 
 def try_damaged(folder, seeds):
-    """Look at damaged files of every kind; only a MalError may come. Returns the slowest in seconds, and the refused."""
+    """Look at damaged files of every kind: nothing but a MalError may come. The slowest in seconds; the refused."""
     kinds, slowest, refused = samples(), 0.0, 0
     for seed in seeds:
         rng = random.Random(seed)
         name = sorted(kinds)[seed % len(kinds)]
         path = folder / name
         path.write_bytes(damaged(kinds[name], rng))
-        began = time.monotonic()
+        began = time.process_time()
         try:
             seen = look(path, HELPFUL)
             seen.lines()
@@ -351,7 +354,7 @@ def try_damaged(folder, seeds):
             refused += 1
         except Exception as error:
             raise AssertionError(f"seed {seed}, {name}: {type(error).__name__}: {error}") from error
-        slowest = max(slowest, time.monotonic() - began)
+        slowest = max(slowest, time.process_time() - began)
     return slowest, refused
 
 
