@@ -58,6 +58,7 @@ class Mapped:
     marked: bool = False  # a dialogue keeps its marks, in one text, as in the reference code
     notes: Counter[str] = field(default_factory=Counter, compare=False)  # what could not be kept as it was
     unread: set[str] = field(default_factory=set, compare=False)  # names of ratings inside of columns
+    _named: dict[str, Objective | None] = field(default_factory=dict, init=False, compare=False)
     _rated: dict[float, dict[Objective, float]] = field(default_factory=dict, init=False, compare=False)
 
     def rated(self, value: float) -> dict[Objective, float]:
@@ -83,6 +84,11 @@ class Mapped:
 
     def objective(self, name: str) -> Objective | None:
         """The objective that a data set names so, if there is one; the user's names go first."""
+        if name not in self._named:
+            self._named[name] = self._find(name)
+        return self._named[name]
+
+    def _find(self, name: str) -> Objective | None:
         for ours, theirs in self.columns.items():
             if theirs == name:
                 name = ours
@@ -231,7 +237,10 @@ def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
             return
         elif isinstance(chosen, list | dict) and isinstance(rejected, list | dict):
             before, first = ending(chosen, names[0], mapped.notes)
-            other, second = ending(rejected, names[1], mapped.notes)
+            if isinstance(chosen, list) and isinstance(rejected, list) and chosen[:-1] == rejected[:-1]:
+                other, second = before, ending(rejected[-1:], names[1], mapped.notes)[1]
+            else:
+                other, second = ending(rejected, names[1], mapped.notes)
             if before != other:
                 raise DataError("the two dialogues part before their last answer")
             if any(turn.role == "user" for turn in before):  # whole: a prompt beside them repeats their beginning
@@ -498,8 +507,10 @@ def _aspects(completion: Any) -> list[tuple[str, Any]]:
     """The names of what an answer is rated on, with what stands there."""
     if not isinstance(completion, dict):
         return []
-    if found := [(name, entry) for table in _RATED for name, entry in _rated_table(completion, table).items()]:
-        return found
+    if type(found := completion.get("annotations")) is dict and found:
+        return list(found.items())
+    if rated := [(name, entry) for table in _RATED for name, entry in _rated_table(completion, table).items()]:
+        return rated
     return [(key, value) for key, value in completion.items() if type(value) in (int, float) and key not in _RANKS]
 
 
@@ -514,11 +525,14 @@ def _rating(entry: Any, name: str) -> float | None:
     """A rating, or the one in an annotation; None where nothing is rated. Raises DataError for what is no number."""
     value: Any = entry
     if isinstance(entry, dict):
-        value = next((entry[key] for key in ("Rating", "rating", "score") if key in entry), None)
-    if value in _UNRATED:
+        value = entry.get("Rating")
+        if value is None:
+            value = next((entry[key] for key in ("rating", "score") if key in entry), None)
+    if value is None or value == "" or value == "N/A":
         return None
-    with suppress(ValueError):
-        value = float(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
     return number(value, name)
 
 

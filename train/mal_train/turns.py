@@ -122,7 +122,8 @@ def ending(value: Any, name: str, notes: Counter[str]) -> tuple[tuple[Message, .
         raise DataError("a dialogue does not end in an answer of the assistant")
     before = chat(turns[:-1], name, notes) if turns[:-1] else ()
     content = last.get("content", last.get("value"))
-    if isinstance(content, str) and not any(last.get(key) for key in (*_PICTURES, "tool_calls", "function_call")):
+    plain = len(last) == 2 or not any(last.get(key) for key in (*_PICTURES, "tool_calls", "function_call"))
+    if isinstance(content, str) and plain:
         return before, content.strip()
     (*_, said) = chat([last], name, notes) or (Message("assistant", ""),)
     return before, said.content.strip()
