@@ -19,7 +19,7 @@ from typing import Any
 from .errors import DataError, FileProblem, UsageError
 from .files import read_text
 from .prompts import Message
-from .thoughts import split_thoughts
+from .thoughts import may_think, split_thoughts
 
 _WRAPPERS = ("messages", "conversations", "conversation", "history", "turns", "chat", "dialogue", "contents")
 _SYSTEM_KEYS = ("system", "system_prompt", "systemInstruction", "system_instruction")
@@ -72,6 +72,8 @@ def load_history(path: Path) -> Chat:
 
 def read_chat(raw: Any, source: str) -> Chat:
     """The turns in parsed JSON; `source` names it in messages. Raises DataError for what is no conversation of text."""
+    if plain := _plain(raw):
+        return Chat(plain)
     notes: dict[str, None] = {}
     turns: list[Message] = []
     for role, text in _turns(raw, source, notes):
@@ -83,6 +85,27 @@ def read_chat(raw: Any, source: str) -> Chat:
         else:
             turns.append(Message(role, text))
     return Chat(tuple(turns), tuple(notes))
+
+
+def _plain(raw: Any) -> tuple[Message, ...]:
+    """The turns of a list that needs no mending, as most in data sets; none if there is anything to look into."""
+    if type(raw) is not list:
+        return ()
+    turns = []
+    before = ""
+    for turn in raw:
+        if type(turn) is not dict or len(turn) != 2:
+            return ()
+        role, text = turn.get("role"), turn.get("content")
+        if type(text) is not str or role == before or role not in ("user", "assistant", "system"):
+            return ()
+        if not text or text.isspace() or text[0] == "\ufeff" or "\r\n" in text:
+            return ()
+        if role == "assistant" and may_think(text):
+            return ()
+        turns.append(Message(role, text))
+        before = role
+    return tuple(turns)
 
 
 def with_system(turns: tuple[Message, ...], system: str) -> tuple[Message, ...]:
@@ -160,7 +183,7 @@ def _turn(turn: Mapping[str, Any], where: str, notes: dict[str, None]) -> Iterat
 
 
 def _without_thoughts(role: str, text: str, notes: dict[str, None]) -> str:
-    if role != "assistant":
+    if role != "assistant" or not may_think(text):
         return text
     split = split_thoughts(text)
     if split.answer == text.strip():

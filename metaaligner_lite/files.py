@@ -33,9 +33,8 @@ def read_text(path: Path, what: str = "") -> str:
 
 def decode_text(data: bytes, source: str) -> str:
     """UTF-8, or what a byte order mark says; lines end in "\\n" alone. Raises FileProblem for anything else."""
-    encoding = next((encoding for mark, encoding in _ENCODINGS if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
+        text = data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         raise FileProblem(
             f"{source} is not UTF-8 text (byte {error.start:,} is 0x{data[error.start]:02x}); "
@@ -96,6 +95,11 @@ def read_head(path: Path) -> bytes:
     """The first HEAD bytes of a file. Raises OSError."""
     with path.open("rb") as file:
         return file.read(HEAD)
+
+
+def encoding_of(data: bytes) -> str:
+    """The encoding that a byte order mark at the beginning names; UTF-8 without one."""
+    return next((encoding for mark, encoding in _ENCODINGS if data.startswith(mark)), "utf-8")
 
 
 @contextmanager

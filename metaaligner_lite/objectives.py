@@ -36,6 +36,9 @@ class Objective:
     aliases: tuple[str, ...] = ()
     wording: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # ratings are kept by objective, and there are many
+
     @property
     def called(self) -> str:
         """How a prompt names it: the marker, or the name with a capital."""

@@ -1,4 +1,4 @@
-"""Files of records (CSV, TSV, JSON, JSONL, Parquet; all but the last gzipped, too), read and written, and accounts."""
+"""Files of records (CSV, TSV, JSON, JSONL, Parquet; all but the last packed, too), read and written, and accounts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,34 @@ import csv
 import gzip
 import io
 import json
-import zlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from .errors import DataError, FileProblem, UsageError, require_extra
+from .json_values import json_records
+from .packed import LONGEST, PACKED, inner_name, lines_of, open_text, packing, refuse_impostors
 
 Record = dict[str, Any]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+WRITTEN = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # kinds that can be written one record after the other
+_HINTS = {
+    ".xlsx": "; a spreadsheet can be saved as CSV",
+    ".xls": "; a spreadsheet can be saved as CSV",
+    ".ods": "; a spreadsheet can be saved as CSV",
+    ".arrow": "; a data set in this form can be written with datasets' to_parquet",
+    ".pkl": "; a pickle can run any program and is never opened",
+    ".pickle": "; a pickle can run any program and is never opened",
+}
+_SNIFFED = 32  # lines that tell what separates the fields of a table
+_MOST_COLUMNS = 10_000
+_ROWS_AT_ONCE = 256  # of a Parquet table
+_ARROW = (ValueError, NotImplementedError, OSError, KeyError, TypeError, IndexError)  # pyarrow's errors are such
 
 
 @dataclass(slots=True)
@@ -64,30 +80,38 @@ def read_records(path: Path, *, lenient: bool = False) -> Iterator[tuple[str, Re
 
 
 def kind_of(path: Path, known: Iterable[str] = SUFFIXES) -> str:
-    """A file's kind, one of the suffixes. Raises UsageError for another."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
-    if kind not in known:
-        raise UsageError(f"{path}: unknown kind of file; expected one that ends in {', '.join(known)} (or .gz)")
+    """A file's kind, one of the suffixes, however it is packed. Raises UsageError for another."""
+    kind = Path(inner_name(path)).suffix.lower()
+    if kind not in known or (known == WRITTEN and path.suffix.lower() in PACKED[1:]):
+        packed = ".gz" if known == WRITTEN else ", ".join(PACKED)
+        raise UsageError(
+            f"{path}: unknown kind of file; expected one that ends in {', '.join(known)} (or {packed} behind it)"
+            + _HINTS.get(kind, "")
+        )
     return kind
 
 
 def _read(path: Path, errors: str) -> Iterator[tuple[str, Record | DataError]]:
-    kind = kind_of(path)
+    if path.is_dir():
+        names = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (*SUFFIXES, *PACKED))
+        raise FileProblem(f"{path} is a folder; name the files in it ({', '.join(names[:5]) or 'it has none'})")
     try:
-        if kind == ".parquet":
+        kind = kind_of(path)
+        if kind == ".parquet" and not packing(path):
             yield from _parquet(path)
             return
-        with _open(path, errors) as file:
+        if kind == ".parquet":
+            raise FileProblem(f"{path} is packed, as Parquet is already inside; unpack it")
+        with open_text(path, errors) as file:
             if kind in {".csv", ".tsv"}:
-                yield from _table(file, "\t" if kind == ".tsv" else ",")
+                yield from _table(file, path, "\t" if kind == ".tsv" else ",")
             elif kind == ".json":
                 yield from _json(file, path)
             else:
-                yield from _jsonl(file)
-    except UnicodeDecodeError as error:
-        raise FileProblem(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    except (OSError, EOFError, csv.Error, zlib.error) as error:
+                yield from _jsonl(file, path)
+    except (OSError, csv.Error, MemoryError) as error:
+        if isinstance(error, FileProblem):
+            raise
         raise FileProblem(f"cannot read {path}: {error}") from error
 
 
@@ -100,43 +124,95 @@ def _is_text(record: Record) -> bool:
     return True
 
 
-def _open(path: Path, errors: str) -> IO[str]:
-    # newline="": a CSV field may hold line ends of its own
-    if path.suffix.lower() == ".gz":
-        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline=""))
-    return path.open(encoding="utf-8-sig", errors=errors, newline="")
-
-
-def _jsonl(file: IO[str]) -> Iterator[tuple[str, Record | DataError]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
+def _jsonl(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]]:
+    lines = lines_of(file, path)
+    blank, head = 0, ""
+    for head in lines:  # whatever the name says: a list, or an object over several lines, is JSON
+        if not head.isspace():
+            break
+        blank += 1
+    first = head.lstrip("\ufeff \t")
+    if first[:1] == "[" or first.strip() == "{":
+        rest = _Again(head, lines)
+        if first[:1] != "[" or first.strip() == "[" or first.lstrip("[ \t\r\n").startswith("{"):
+            yield from _json(cast("IO[str]", rest), path)
+            return
+    decode = json.JSONDecoder().raw_decode
+    for number, line in enumerate(chain([head] if head else (), lines), 1 + blank):
+        if not line.isspace():
             try:
-                yield f"line {number}", _object(json.loads(line))
+                record, end = decode(line) if line[0] == "{" else (json.loads(line), len(line))
+                if end < len(line) and not line[end:].isspace():
+                    raise ValueError
             except (ValueError, RecursionError):
                 yield f"line {number}", DataError("not valid JSON; expected one object per line")
+            else:
+                yield f"line {number}", record if type(record) is dict else _object(record)
+
+
+class _Again:
+    """A text of which some lines have been read already."""
+
+    def __init__(self, head: str, rest: Iterator[str]) -> None:
+        self._lines = chain([head], rest)
+
+    def read(self, size: int) -> str:
+        """Some lines, about as many characters as asked for."""
+        found: list[str] = []
+        while size > 0 and (line := next(self._lines, "")):
+            found.append(line)
+            size -= len(line)
+        return "".join(found)
 
 
 def _json(file: IO[str], path: Path) -> Iterator[tuple[str, Record | DataError]]:
-    try:
-        raw = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise FileProblem(f"{path} is not valid JSON ({error}); JSON lines are expected to end in .jsonl") from error
-    if isinstance(raw, dict):
-        lists = [value for value in raw.values() if isinstance(value, list)]
-        raw = lists[0] if len(lists) == 1 else [raw]
-    for number, item in enumerate(raw if isinstance(raw, list) else [raw], 1):
-        yield f"item {number}", _object(item)
+    for number, item in enumerate(json_records(file, path), 1):
+        yield f"item {number}", item if isinstance(item, DataError) else _object(item)
 
 
-def _table(file: IO[str], delimiter: str) -> Iterator[tuple[str, Record | DataError]]:
-    csv.field_size_limit(1 << 30)
-    reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=False)
-    for number, record in enumerate(reader, 1):
-        if "" in record or None in record.values():
-            expected = len(reader.fieldnames or ())
+def _table(file: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, Record | DataError]]:
+    csv.field_size_limit(LONGEST)
+    lines = lines_of(file, path)
+    head = list(islice(lines, _SNIFFED))
+    if head and (named := re.fullmatch(r"\ufeff?sep=(.)\s*", head[0])):  # as Excel writes it
+        delimiter = named[1]
+        head = head[1:]
+    else:
+        delimiter = _delimiter(head, delimiter)
+    reader = csv.reader(chain(head, lines), delimiter=delimiter)
+    names: list[str] = next((fields for fields in reader if fields), [])
+    if len(names) > _MOST_COLUMNS:
+        raise FileProblem(f"{path} has {len(names):,} columns; expected a header and at most {_MOST_COLUMNS:,}")
+    names = [name.strip() for name in names]
+    expected = len(names)
+    number = 0
+    for fields in reader:
+        if not fields:
+            continue
+        number += 1
+        if len(fields) != expected:
             yield f"record {number}", DataError(f"not {expected} fields, as the header has; a quote may be missing")
         else:
-            yield f"record {number}", dict(record)  # an empty field is an empty text, never "nan"
+            yield (
+                f"record {number}",
+                dict(zip(names, fields, strict=True)),
+            )  # an empty field is an empty text, not "nan"
+
+
+def _delimiter(head: list[str], usual: str) -> str:
+    """What separates the fields of a table: the mark by which its first lines have the most, and equally many."""
+
+    def width(mark: str) -> int:
+        try:
+            # The last may be a part of a record; where there is no other, the header has to tell.
+            first, *others = [len(fields) for fields in csv.reader(head, delimiter=mark) if fields][
+                : len(head) - 1
+            ] or [1]
+        except csv.Error:
+            return 0
+        return first if first > 1 and others.count(first) * 2 >= len(others) else 0
+
+    return max((usual, *(mark for mark in ",;\t|" if mark != usual)), key=width) if head else usual
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Record | DataError]]:
@@ -145,28 +221,40 @@ def _parquet(path: Path) -> Iterator[tuple[str, Record | DataError]]:
 
     number = 0
     try:
-        file = parquet.ParquetFile(path)
-    except ValueError as error:  # pyarrow's errors are ValueErrors
-        raise FileProblem(f"{path} is no Parquet file: {error}") from error
-    batches = file.iter_batches(batch_size=1024)
+        with path.open("rb") as raw:
+            refuse_impostors(raw.read(512), path)
+        file = parquet.ParquetFile(
+            path,
+            pre_buffer=False,  # a row group may be gigabytes; its pages are not
+            buffer_size=1 << 20,
+            thrift_string_size_limit=LONGEST,
+            thrift_container_size_limit=1 << 20,
+        )
+        batches = file.iter_batches(batch_size=_ROWS_AT_ONCE)
+    except (*_ARROW, MemoryError) as error:
+        raise FileProblem(f"{path} is no Parquet file: {_first_line(error)}") from error
     while True:
         try:
             records = next(batches).to_pylist()
         except StopIteration:
             return
-        except (ValueError, NotImplementedError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise FileProblem(f"{path} cannot be read after record {number}: {reason}; is it damaged?") from error
+        except (*_ARROW, MemoryError) as error:
+            raise FileProblem(
+                f"{path} cannot be read after record {number}: {_first_line(error)}; is it damaged?"
+            ) from error
         for record in records:
             number += 1
             yield f"record {number}", record
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _object(raw: Any) -> Record | DataError:
     return raw if isinstance(raw, dict) else DataError("not a JSON object")
 
 
-WRITTEN = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # kinds that can be written one record after the other
 _AT_ONCE = 1024  # records of a Parquet row group
 _LINE_ENDS = ("\x85", "\u2028", "\u2029")  # to some readers; JSON leaves them as they are
 

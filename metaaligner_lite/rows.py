@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from .errors import DataError, MalError
 from .objectives import Objective, resolve
 from .prompts import Message
 from .records import Record, read_records
+from .transcripts import read_transcript
 
 # Where a column is not named, the first of these that a record has. "generated_text" is the reference repository's.
 _QUERIES = ("query", "prompt", "question", "instruction")
@@ -27,6 +29,7 @@ _ANSWERS = ("answer", "generated_text", "origin_responses", "response")
 _OBJECTIVES, _HISTORY = ("objectives",), ("history",)
 _CHATS = ("messages", "conversations", "conversation", "turns", "chat", "dialogue")
 CHAT_URL = "/v1/chat/completions"  # what an OpenAI batch line asks for
+_OPEN_TRANSCRIPT = re.compile(r"\n\nAssistant:\s*\Z")
 _BODY = {"messages", "objectives", "metadata", "model"}  # what is read of such a request
 
 
@@ -110,6 +113,14 @@ def read_case(record: Record, reading: Reading) -> tuple[Case, tuple[str, ...]]:
                 raise DataError(f"the column {named!r} ends with the user's turn; that one is the query")
         else:
             turns = ()
+        if (
+            not turns
+            and _OPEN_TRANSCRIPT.search(query)
+            and (read := read_transcript(query))
+            and read[-1].role == "user"
+        ):
+            *before, asked = read  # as data sets keep conversations in one text: turns, as in training
+            query, turns = asked.content, tuple(before)
     else:
         query, answer, turns, told = _conversation(source, columns)
         notes += told

@@ -53,6 +53,7 @@ _LONGEST_HEAD = 200
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # str.lower may change a text's length
 
 _OPENINGS = (*_THOUGHTS, *_ANSWERS, *_HEADS)
+_FIRST = {opening[0] for opening in _OPENINGS}
 _KEPT_ENDS = (*_HEADS, *_ANSWERS)  # they end what stands before, and open what follows
 _TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|◁[^◁▷]*▷")
 _MARKS = set(
@@ -63,6 +64,13 @@ _CLOSE = r"(?P<mark></think(?:ing)?>|\[/THINK\]|</seed:think>)"
 _LONE_CLOSE = re.compile(rf"(?:\A|(?<=[.!?…:)。！？\n]))[ \t]*{_CLOSE}")
 _LONE_CLOSE_OF_A_LINE = re.compile(rf"(?<=[^\s`'\"]){_CLOSE}[ \t]*(?=\n|\Z)")
 _BARE_CHANNELS = re.compile(r"analysis(?=[A-Z])(?P<thoughts>.*?)assistant\s*final(?P<answer>.*)", re.DOTALL)
+
+
+def may_think(text: str) -> bool:
+    """Whether `split_thoughts` has to look at a text: cheap, and never off where it would find something."""
+    if "<" not in text and "[" not in text and "◁" not in text:
+        return text.lstrip()[:8] == "analysis"
+    return text.lstrip()[:1] in _FIRST or "</think" in text or "[/THINK]" in text or "</seed:think>" in text
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ GOOD = [
         "dialogues",
         {"chosen": HH + " It is late.", "rejected": HH + " No idea."},
         (
-            HH.removesuffix("\n\nAssistant:") + " \n\nAssistant:",
+            "Where is it?",
             [("It is late.", {"harmlessness": 1}), ("No idea.", {"harmlessness": 0})],
         ),
     ),
@@ -100,7 +100,7 @@ GOOD = [
             "rejected": [{"role": "assistant", "content": "b"}],
         },
         (
-            "\n\nHuman: p\n\nAssistant: so\n\nHuman: q \n\nAssistant:",
+            "q",
             [("a", {"harmlessness": 1}), ("b", {"harmlessness": 0})],
         ),
     ),
@@ -175,8 +175,8 @@ def test_formats(name, record, expected):
         ("preferences", {"query": "q", "first": "a", "second": "b", "preferences": {"empathy": [1]}}, "expected >"),
         ("dialogues", {"chosen": HH + " a\n\nHuman: and", "rejected": HH + " b\n\nHuman: and"}, "does not end in an"),
         ("dialogues", {"chosen": "x" + HH + " a", "rejected": "x" + HH + " b"}, "text before the first turn"),
-        ("dialogues", {"chosen": SAID, "rejected": SAID}, "without a known role or text"),
-        ("safe-rlhf", {"prompt": "q", "response_0": "a"}, "no text under 'response_1'"),
+        ("dialogues", {"chosen": SAID, "rejected": SAID}, "no text under 'query'"),
+        ("safe-rlhf", {"prompt": "q", "response_0": "a"}, "no two answers to compare"),
         ("corrections", {"question": "q", "answer": None, "correction": "c"}, "no text under 'answer'"),
         ("ratings", {"query": "q", "answer": "a", "empathy": "good"}, "not a number"),
         ("answers", {"query": "q", "good": "a"}, "no text under 'bad'; it has 'query', 'good'"),
@@ -332,7 +332,7 @@ def test_a_parquet_file_damaged_further_on_is_one_clear_error(tmp_path):
     [
         ("a.xlsx", b"", UsageError, "unknown kind of file.*csv"),
         ("a.json", b"{", FileProblem, "not valid JSON"),
-        ("a.csv", b"\xff\xfe", FileProblem, "not UTF-8"),
+        ("a.csv", b"\xff\xfd", FileProblem, "not UTF-8"),
         ("a.jsonl.gz", b"no gzip", FileProblem, "cannot read"),
     ],
 )

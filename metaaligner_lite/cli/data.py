@@ -22,7 +22,12 @@ _HOW, _RATE = "How the data is read", "How answers are rated"
 
 @app.command("build")
 def build(
-    sources: Annotated[list[Path], typer.Argument(help="Data files: CSV, TSV, JSON, JSONL, Parquet, also .gz.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Data files (CSV, TSV, JSON, JSONL, Parquet; packed, too), or owner/name[:SPLIT] of the Hub."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The rows, JSONL; what mal train-lora --data reads.")],
     form: Annotated[
         str, typer.Option("--format", help="The data's form; auto tells it by its keys.", rich_help_panel=_HOW)
@@ -35,6 +40,13 @@ def build(
         list[str] | None, typer.Option(help="A column that holds an answer; name two or more.", rich_help_panel=_HOW)
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many rows; 0: all.", rich_help_panel=_HOW)] = 0,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Drop rows that ask what this file asks, or nearly.", rich_help_panel=_HOW),
+    ] = None,
+    keep_thoughts: Annotated[
+        bool, typer.Option("--keep-thoughts", help="Leave <think> and the like in answers.", rich_help_panel=_HOW)
+    ] = False,
     objectives: Annotated[
         str | None,
         typer.Option(help="What a preferred or corrected answer is better at, if only that.", rich_help_panel=_RATE),
@@ -84,6 +96,8 @@ def build(
         strict=strict,
         force=force,
         catalogue=catalogue,
+        held_out=held_out or (),
+        keep_thoughts=keep_thoughts,
     )
     if as_json:
         account = built.account
@@ -99,6 +113,8 @@ def build(
                 "edits_refused": dict(built.reference.refused) if built.reference else {},
                 "objectives": dict(built.objectives),
                 "columns_not_read": sorted(built.unread),
+                "notes": dict(built.notes),
+                "held_out": built.held_out.lines() if built.held_out else [],
             }
         )
         return
@@ -113,26 +129,50 @@ def build(
 
 @app.command("show")
 def show(
-    file: Annotated[Path, typer.Argument(help="Rows, as mal data build writes them.")],
+    file: Annotated[Path, typer.Argument(help="Rows, or any data file or Hub id that mal data build reads.")],
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="How many edits to show.")] = 2,
     layout: Annotated[str, typer.Option(help="The layout to show their prompts in.")] = "conversation",
     seed: Annotated[int, typer.Option(help="Seed of orders and of the edits shown.")] = 0,
+    form: Annotated[str, typer.Option("--format", help="The data's form; auto tells it by its keys.")] = "auto",
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="A column's name, such as query=instruction.")
+    ] = None,
+    objectives: Annotated[str | None, typer.Option(help="What a preferred answer is better at, if only that.")] = None,
     objectives_file: _File = None,
     as_json: _Json = False,
 ) -> None:
-    """Show what rows hold: answers, pairs, edits, signs per objective, and a few edits as they would be learnt."""
+    """Show what a file is taken for, what of it is used, and what is not; of rows also what would be learnt."""
     mal = _train()
-    from ..objectives import load_catalogue
+    from ..objectives import load_catalogue, resolve
+    from .console import print_json
+
+    catalogue = load_catalogue(objectives_file)
+    if form == "auto" and not column and mal.look.are_rows(file):
+        _show_rows(mal, file, catalogue, count, layout, seed, as_json)
+        return
+    chosen = tuple(resolve(objectives, catalogue)) if objectives else ()
+    mapped = mal.formats.Mapped(mal.rows.Names(catalogue), dict(_pair(item) for item in column or []), (), chosen)
+    seen = mal.look.look(file, mapped, form)
+    if as_json:
+        print_json(seen.as_json())
+    else:
+        print("\n".join(seen.lines()))
+
+
+def _show_rows(mal: Any, file: Path, catalogue: Any, count: int, layout: str, seed: int, as_json: bool) -> None:
     from ..prompts import PLAIN_DIALOGUE, edit_prompt
     from .console import print_json
 
-    rows, account = mal.rows.read_rows(file, load_catalogue(objectives_file))
+    rows, account = mal.rows.read_rows(file, catalogue)
     summary = mal.build.summarize(rows)
     sets = mal.reformulate.reformulate_rows(rows, seed)
     edits = [*sets.contrastive[: count - count // 3], *sets.equal[: count // 3]]
     prompts = [
         "".join(
-            piece.text for piece in edit_prompt(layout, e.query, e.answer, e.objectives, PLAIN_DIALOGUE, equal=e.equal)
+            piece.text
+            for piece in edit_prompt(
+                layout, e.query, e.answer, e.objectives, PLAIN_DIALOGUE, equal=e.equal, history=e.history
+            )
         )
         for e in edits
     ]
@@ -140,7 +180,7 @@ def show(
         shown = [{"prompt": prompt, "edit": e.target} for prompt, e in zip(prompts, edits, strict=True)]
         print_json({**summary, "refused": dict(account.refused), "edits": shown})
         return
-    print("\n".join(account.lines()))
+    print("\n".join([f"{file}: rows, as mal data build writes them", *account.lines()]))
     signs = summary.pop("signs")
     print(", ".join(f"{value:,} {name}" for name, value in summary.items() if name != "rows"))
     for name, found in signs.items():
@@ -154,6 +194,7 @@ def _train() -> Any:
     try:
         import mal_train
         import mal_train.build
+        import mal_train.look
         import mal_train.reformulate
         import mal_train.rows
         import mal_train.scorers

@@ -61,7 +61,9 @@ def _paper(prompt: str) -> tuple[str, str, str, bool]:
     for pattern, equal in _paper_patterns():
         if match := pattern.fullmatch(prompt.strip()):
             return match["query"], match["answer"], match["aspects"], equal
-    raise DataError("the prompt is in none of our layouts; expected the strings of the released checkpoints")
+    raise DataError(
+        "the prompt is in none of our layouts: nothing to edit or compare; expected the released checkpoints' strings"
+    )
 
 
 def _request(text: str) -> tuple[str, bool]:

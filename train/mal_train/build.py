@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,18 +10,29 @@ from itertools import combinations, islice
 from pathlib import Path
 
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
-from metaaligner_lite.objectives import Objective
-from metaaligner_lite.records import Account, read_records
+from metaaligner_lite.objectives import Objective, builtin_catalogue
+from metaaligner_lite.prompts import Message
+from metaaligner_lite.records import Account, Record
+from metaaligner_lite.thoughts import may_think, split_thoughts
+from metaaligner_lite.transcripts import as_transcript, begins_a_turn
 
 from . import formats
-from .formats import Mapped
+from .formats import Found, Mapped
+from .gathered import Gathered
+from .leaks import HeldOut
 from .reference import ULTRAFEEDBACK, as_row, comparable, reference_edits
 from .reformulate import signs
-from .rows import Answer, Row, check, check_texts, to_json
+from .rows import Lines, Row, check_ratings, check_texts
 from .scorers import Scorer, rate
+from .source import records_of
 
 Rate = Callable[[Sequence[Row]], Sequence[Row]]  # many rows at once: reward models work in batches
 _BATCH = 256
+_WATCHED = 20  # records of the same columns that are watched as they are read
+_KINDS = 1000  # different sets of columns that are told apart
+_THOUGHTS_OUT = "an answer without its thoughts (--keep-thoughts keeps them)"
+_ANOTHERS_TURN = "an answer that begins with somebody's turn, such as 'Human:'"
+_HISTORY_OUT = "an earlier turn without its thoughts"
 _ALL_FOUR = f"ratings for {', '.join(sorted(ULTRAFEEDBACK))}, which --reference ultrafeedback compares"
 _RATE_THEM = (
     ". If the data does not say on what one answer is better, name it with --objectives, or rate the answers with "
@@ -42,11 +52,15 @@ class Built:
     unread: set[str] = field(default_factory=set)  # columns of tables that were taken for nothing
     missing: set[str] = field(default_factory=set)  # columns that the user named and no record has
     parts: Account = field(default_factory=lambda: Account(noun="parts"))  # of records that were read without them
+    notes: Counter[str] = field(default_factory=Counter)  # what of records could not be kept as it was
+    held_out: HeldOut | None = None
     reference: Account | None = None  # of the edits, if the reference code's choices were asked for
 
     def lines(self) -> list[str]:
         """What became of everything, in words."""
         found = [*self.account.lines(), *self.parts.reasons(), *(self.reference.lines() if self.reference else ())]
+        found += [f"{count:,} times: {note}" for note, count in self.notes.most_common()]
+        found += self.held_out.lines() if self.held_out else []
         if not self.account.read:
             found.append("there is no record in it")
         if self.unread:
@@ -77,9 +91,12 @@ def build(
     strict: bool = False,
     force: bool = False,
     catalogue: Mapping[str, Objective] | None = None,
+    held_out: Sequence[Path] = (),
+    keep_thoughts: bool = False,
 ) -> Built:
     """Write the rows of `sources` to the JSONL file `out`, counting every record.
 
+    Rows that ask what a file of `held_out` asks are left out. Answers lose their thoughts unless `keep_thoughts`.
     `reference` ("hh-rlhf" or "ultrafeedback") reproduces the reference code's choices. Raises DataError at the
     first unusable record if `strict`, or if none is usable; FileProblem and UsageError as their names say.
     """
@@ -87,20 +104,26 @@ def build(
         raise FileProblem(f"{out} exists already; name another --out, or replace it with --force")
     if form != "auto" and form not in formats.FORMATS:
         raise UsageError(f"unknown format {form!r}; expected auto, {', '.join(formats.FORMATS)}")
-    built = Built(out, missing=set(mapped.columns.values()))
+    mapped = replace(mapped, marked=reference == "hh-rlhf", notes=Counter(), unread=set())
+    built = Built(out, missing=set(mapped.columns.values()), notes=mapped.notes)
     if reference:
         built.reference = Account(noun="edits as the reference makes them")
-        mapped = replace(mapped, marked=reference == "hh-rlhf")
+    if held_out:
+        built.held_out = HeldOut()
+        for path in held_out:
+            built.held_out.add(path, replace(mapped, notes=Counter(), unread=set()))
+    drafts = _drafts(sources, mapped, form, built)
+    rated = _rated(drafts, scorers, rewards, mapped, built, strict, limit, reference, keep_thoughts)
+    line = Lines(builtin_catalogue() if catalogue is None else catalogue)
     rng = random.Random(seed)
     beside = out.with_name(out.name + ".part")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            drafts = _drafts(sources, mapped, form, built)
-            for row in _rated(drafts, scorers, rewards, mapped, built, strict, limit, reference):
-                for final in _reference(row, reference, rng, built.reference) if built.reference else [row]:
-                    file.write(json.dumps(to_json(final, catalogue), ensure_ascii=False) + "\n")
+            for row in rated:
+                for final in _reference(row, reference, rng, built.reference) if built.reference else (row,):
+                    file.write(line(final))
                     built.rows += 1
-                built.objectives.update(dict.fromkeys(o.name for answer in row.answers for o in answer.ratings).keys())
+                built.objectives.update({o.name for answer in row.answers for o in answer.ratings})
         if not built.rows:
             advice = "" if scorers or rewards or mapped.objectives else _RATE_THEM
             raise DataError(f"no usable record in {', '.join(map(str, sources))}. {'; '.join(built.lines())}{advice}")
@@ -110,6 +133,24 @@ def build(
     finally:
         beside.unlink(missing_ok=True)
     return built
+
+
+def sample(source: Path, mapped: Mapped, form: str, most: int) -> tuple[Built, list[Row]]:
+    """What the first records of a source become, `most` at most, and the account of them; nothing is written.
+
+    Rows that nothing rates are among them. Raises as `build`, but not for want of usable records.
+    """
+    mapped = replace(mapped, notes=Counter(), unread=set())
+    built = Built(Path(), missing=set(mapped.columns.values()), notes=mapped.notes)
+    found: list[Row] = []
+    for draft in _drafts([source], mapped, form, built, most):
+        draft = _readable(draft, built, False, False)
+        if isinstance(draft.row, DataError):
+            (built.account if draft.records else built.parts).refuse(str(draft.row), draft.where, draft.records or 1)
+        else:
+            built.account.used += draft.records
+            found.append(draft.row)
+    return built, found
 
 
 def summarize(rows: Iterable[Row]) -> dict[str, object]:
@@ -129,25 +170,71 @@ def summarize(rows: Iterable[Row]) -> dict[str, object]:
     return {**counts, "signs": {name: dict(found) for name, found in sorted(per_objective.items())}}
 
 
-def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built) -> Iterator[_Draft]:
+class _Read(dict[str, object]):
+    """A record that notes which of its columns are read."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(record)
+        self.read: set[str] = set()
+
+    def get(self, key: str, default: object = None) -> object:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> object:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+class _Reading:
+    """Reads records in one form; tells which columns the form has no use for, by watching what it reads at first."""
+
+    def __init__(self, form: str, mapped: Mapped) -> None:
+        self._read, self._mapped = formats.FORMATS[form], mapped
+        self._unread: dict[tuple[str, ...], tuple[set[str], int]] = {}
+
+    def __call__(self, record: Record) -> list[Found]:
+        keys = tuple(record)
+        left, watched = self._unread.get(keys, (set(keys), 0))
+        if watched >= _WATCHED or not left:
+            return list(self._read(record, self._mapped))
+        noting = _Read(record)
+        found = list(self._read(noting, self._mapped))
+        if len(self._unread) < _KINDS:
+            self._unread[keys] = left - noting.read, watched + 1
+        return found
+
+    @property
+    def unread(self) -> set[str]:
+        """The columns that no record was read for."""
+        return set().union(*(left for left, _ in self._unread.values())) - {"id"}
+
+
+def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, most: int = 0) -> Iterator[_Draft]:
+    missing = built.missing
     for path in sources:
         known = form
-        table: dict[str, list[tuple[str, Answer]]] = {}
+        reading: _Reading | None = None
+        table: Gathered | None = None
         unknown: UsageError | None = None
-        for place, record in read_records(path):
-            built.account.read += 1
-            where = f"{path.name}, {place}"
+        account, name, stem = built.account, path.name, path.stem
+        for place, record in islice(records_of(path), most or None):
+            account.read += 1
+            where = f"{name}, {place}"
             if isinstance(record, DataError):
                 yield _Draft(where, record)
                 continue
-            built.missing -= record.keys()
+            if missing:
+                missing.difference_update(record)
             record = mapped.renamed(record)
             try:
-                if known == "auto":
-                    known = formats.detect(record, mapped)
-                if known in formats.TABLES:
-                    built.unread |= mapped.unread(record)
-                found = list(formats.FORMATS[known](record, mapped))
+                if reading is None:
+                    if known == "auto":
+                        known = formats.detect(record, mapped)
+                    reading = _Reading(known, mapped)
+                    built.forms.setdefault(str(path), known)
+                    table = Gathered() if known in formats.GROUPED else None
+                found = reading(record)
             except UsageError as error:
                 if known != "auto":
                     raise UsageError(f"{where}: {error}; or describe it in a file for --objectives-file") from error
@@ -157,18 +244,18 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built) ->
             except DataError as error:
                 yield _Draft(where, error)
                 continue
-            built.forms.setdefault(str(path), known)
             for row in found:
                 if isinstance(row, DataError):
                     yield _Draft(where, row, records=0)
-                elif known == "ratings":
-                    table.setdefault(row.query, []).append((where, row.answers[0]))
+                elif table is not None:
+                    table.add(where, row)
                 else:
-                    id_ = row.id or f"{path.stem}:{place.split()[-1]}"
-                    yield _Draft(where, Row(id_, row.query, row.answers))
-        for number, (query, answers) in enumerate(table.items(), 1):
-            row = Row(f"{path.stem}:{number}", query, tuple(answer for _, answer in answers))
-            yield _Draft(answers[0][0], row, len(answers))
+                    id_ = row.id or f"{stem}:{place.split()[-1]}"
+                    yield _Draft(where, Row(id_, row.query, row.answers, row.history))
+        if reading is not None:
+            built.unread |= reading.unread | mapped.unread
+        for number, (where, row) in enumerate(table.rows() if table is not None else (), 1):
+            yield _Draft(where, replace(row, id=f"{stem}:{number}"), len(row.answers))
         if known == "auto" and unknown:
             raise UsageError(f"{path}: {unknown}")
 
@@ -182,10 +269,12 @@ def _rated(
     strict: bool,
     limit: int,
     reference: str,
+    keep_thoughts: bool,
 ) -> Iterator[Row]:
     """The usable rows with all their ratings, `limit` at most; the others are counted, or raised if `strict`."""
     made, account = 0, built.account
-    while batch := [_readable(d) for d in islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)]:
+    while some := list(islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)):
+        batch = [_readable(draft, built, keep_thoughts, bool(reference)) for draft in some]
         rated = iter(
             [rate(draft.row, scorers, mapped.names) for draft in batch if not isinstance(draft.row, DataError)]
         )
@@ -195,7 +284,7 @@ def _rated(
             try:
                 if isinstance(draft.row, DataError):
                     raise draft.row
-                usable = check(next(rated))
+                usable = check_ratings(next(rated))
                 if reference == "hh-rlhf" and len(usable.answers) != 2:
                     raise DataError("other than two answers; --reference hh-rlhf compares two")
                 if reference == "ultrafeedback":
@@ -220,14 +309,67 @@ def _rated(
         account.refuse("behind --limit", count=rest)
 
 
-def _readable(draft: _Draft) -> _Draft:
+def _readable(draft: _Draft, built: Built, keep_thoughts: bool, in_one_text: bool) -> _Draft:
     """The draft, or why its texts are nothing to rate: no model is asked about those."""
+    row = draft.row
     try:
-        if isinstance(draft.row, Row):
-            check_texts(draft.row)
+        if isinstance(row, DataError):
+            return draft
+        if built.held_out and (reason := built.held_out.find(row)):  # before all else, so that none is missed
+            raise DataError(reason)
+        if not keep_thoughts:
+            row = _without_thoughts(row, built)
+        row = _without_others_turns(row, draft, built)
+        check_texts(row)
+        if in_one_text and row.history:
+            row = replace(row, query=as_transcript(row.query, row.history), history=())
     except DataError as error:
         return replace(draft, row=error)
-    return draft
+    return draft if row is draft.row else replace(draft, row=row)
+
+
+def _without_others_turns(row: Row, draft: _Draft, built: Built) -> Row:
+    """The row without answers that are somebody else's turn. Raises DataError if there is nothing left to compare."""
+    for answer in row.answers:
+        if begins_a_turn(answer.text):
+            break
+    else:
+        return row
+    kept = tuple(answer for answer in row.answers if not begins_a_turn(answer.text))
+    if len(kept) < 2:
+        raise DataError(_ANOTHERS_TURN)
+    built.parts.refuse(f"{_ANOTHERS_TURN}; left out of its record", draft.where, len(row.answers) - len(kept))
+    return replace(row, answers=kept)
+
+
+def _without_thoughts(row: Row, built: Built) -> Row:
+    """The row, answers and earlier turns without what the assistant thought. Raises DataError if nothing is left."""
+    for answer in row.answers:
+        if may_think(answer.text):
+            answers = (replace(a, text=_spoken(a.text, built.notes, _THOUGHTS_OUT)) for a in row.answers)
+            row = replace(row, answers=tuple(answers))
+            break
+    for turn in row.history:
+        if turn.role == "assistant" and may_think(turn.content):
+            row = replace(row, history=tuple(_spoken_turn(turn, built.notes) for turn in row.history))
+            break
+    return row
+
+
+def _spoken_turn(turn: Message, notes: Counter[str]) -> Message:
+    return Message(turn.role, _spoken(turn.content, notes, _HISTORY_OUT)) if turn.role == "assistant" else turn
+
+
+def _spoken(text: str, notes: Counter[str], note: str) -> str:
+    if not may_think(text):
+        return text
+    split = split_thoughts(text)
+    if not split.finished:
+        raise DataError("thoughts that never end, and no answer")
+    if split.answer == text.strip():
+        return text
+    notes[note] += 1
+    return split.answer
 
 
 def _reference(row: Row, style: str, rng: random.Random, account: Account) -> Iterator[Row]:

@@ -7,13 +7,14 @@ import math
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metaaligner_lite.errors import FileProblem, ModelError, UsageError
+from metaaligner_lite.transcripts import as_transcript
 
-from .rows import Answer, Names, Row
+from .rows import Names, Row
 
 _MAX_LENGTH = 1024  # tokens, as in the reference code; fewer where the model reads fewer
 
@@ -63,11 +64,12 @@ class Rewards:
         rated = [[dict(answer.ratings) for answer in row.answers] for row in rows]
         for reward, objective in self._rewards:
             places = [(i, j) for i, row in enumerate(rows) for j in range(len(row.answers))]
-            texts = [(rows[i].query, rows[i].answers[j].text) for i, j in places]
+            asks = ["" if reward.answer_only else _asked(row) for row in rows]
+            texts = [(asks[i], rows[i].answers[j].text) for i, j in places]
             for (i, j), score in zip(places, self.scores(reward, texts), strict=True):
                 rated[i][j][objective] = round(score, self._decimals)
         return [
-            Row(row.id, row.query, tuple(Answer(a.text, r) for a, r in zip(row.answers, ratings, strict=True)))
+            replace(row, answers=tuple(replace(a, ratings=r) for a, r in zip(row.answers, ratings, strict=True)))
             for row, ratings in zip(rows, rated, strict=True)
         ]
 
@@ -138,6 +140,11 @@ class Rewards:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self._loaded[reward.model] = tokenizer, model.eval().to(device)
         return self._loaded[reward.model]
+
+
+def _asked(row: Row) -> str:
+    """What a reward model is shown before the answer: the query; with the turns before it, in HH-RLHF's marks."""
+    return as_transcript(row.query, row.history) if row.history else row.query
 
 
 def _longest(tokenizer: Any, model: Any) -> int:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metaaligner_lite.errors import UsageError
 from metaaligner_lite.objectives import Objective
 
-from .rows import Answer, Names, Row
+from .rows import Names, Row
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE = re.compile(r"[.!?…]+(?:\s|$)|\n+")
@@ -99,11 +99,13 @@ def chosen_scorers(names: Iterable[str]) -> list[Scorer]:
 
 def rate(row: Row, scorers: Iterable[Scorer], names: Names) -> Row:
     """The row with the scorers' ratings put to those it has, in whole steps, so that close scores are ties."""
+    if not (scorers := tuple(scorers)):
+        return row
     answers = []
     for answer in row.answers:
         ratings: dict[Objective, float] = dict(answer.ratings)
         for scorer in scorers:
             score = scorer.score(row.query, answer.text)
             ratings[names[scorer.objective]] = float(round(score / scorer.step)) if abs(score) < 1e9 else -1e9
-        answers.append(Answer(answer.text, ratings))
-    return Row(row.id, row.query, tuple(answers))
+        answers.append(replace(answer, ratings=ratings))
+    return replace(row, answers=tuple(answers))
