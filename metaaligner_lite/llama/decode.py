@@ -325,21 +325,13 @@ class _Writer:
 
     def end(self, finish: str, keep: int | None = None) -> None:
         """End the text, after its first `keep` characters if it is a loop; what it says twice at its end is one."""
-        if keep is None:
-            self._drop_half()
-            if (keep := self._guard.doubled()) is not None:
-                finish = "loop"
+        # The decoder may hold the first bytes of a character that was cut off: they are none, and are left out.
+        if keep is None and (keep := self._guard.doubled()) is not None:
+            finish = "loop"
         if keep is not None:
             keep = len(self._text[:keep].rstrip())
             del self.tokens[bisect_left(self._ends, keep) + 1 :]
         self.finish = finish if self._show(len(self._text) if keep is None else keep) else self._stream.ended
-
-    def _drop_half(self) -> None:
-        """Leave out a character of which only the first bytes were written, and the tokens that spell no more."""
-        if self._decoder.getstate()[0]:
-            while self.tokens and self._ends[-1] == (self._ends[-2] if len(self._ends) > 1 else 0):
-                self.tokens.pop()
-                self._ends.pop()
 
     def _show(self, until: int) -> bool:
         """Let the stream have the text up to a place; False once a run-on turn has begun."""

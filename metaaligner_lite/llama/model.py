@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import math
 import re
@@ -141,8 +142,9 @@ class Model:
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     def text(self, tokens: Iterable[int]) -> str:
-        """The text that tokens spell."""
-        return b"".join(map(self.piece, tokens)).decode("utf-8", errors="replace")
+        """The text that tokens spell, without half a character at its end."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return decoder.decode(b"".join(map(self.piece, tokens)))
 
     def close(self) -> None:
         """Free the weights. Contexts over this model must be closed first."""
