@@ -455,7 +455,7 @@ def test_one_row_that_spoils_a_batch_fails_alone(engine, tmp_path, monkeypatch):
         return write_all(requests, **options)
 
     monkeypatch.setattr(engine, "write", spoiled)
-    rows = [{"query": query, "answer": "text"} for query in ("one", "poison", "three")]
+    rows = [{"query": query, "answer": "text"} for query in ("five", "poison", "three")]
     done(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", pair)
     assert [row["error_type"] for row in records(tmp_path / "out.jsonl")] == [None, "ModelError", None]
 

@@ -22,6 +22,7 @@ pytest.importorskip("selenium", reason="needs selenium (`pip install --group dev
 
 import page_stand as stand
 from page_stand import PAGE, StandIn, Step, aligned, answer, names, policy, serving
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -72,16 +73,33 @@ class Page:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        return [element.text for element in self.all(selector)]
+        return self._drawn_once(lambda: [element.text for element in self.all(selector)])
 
     def button(self, name: str) -> WebElement:
         """The button of this accessible name, which is the only one seen of that name."""
-        found = [one for one in self.all("button") if one.is_displayed() and one.accessible_name == name]
+        self.settle()
+        found = self._drawn_once(
+            lambda: [one for one in self.all("button") if one.is_displayed() and one.accessible_name == name]
+        )
         assert len(found) == 1, f"{len(found)} buttons are called {name}"
         return found[0]
 
     def until(self, true: Callable[[], Any], within: float = 30) -> Any:
-        return WebDriverWait(self.browser, within, poll_frequency=0.05).until(lambda _: true())
+        wait = WebDriverWait(self.browser, within, 0.05, ignored_exceptions=[StaleElementReferenceException])
+        return wait.until(lambda _: true())
+
+    def settle(self) -> None:
+        """Wait until the page has not been drawn anew for a tenth of a second; one that streams is as it is."""
+        until, seen = time.monotonic() + 5, ""
+        while time.monotonic() < until and not self.all("body.running"):
+            last, seen = seen, self.script("return document.body.innerHTML")
+            if seen == last:
+                return
+            time.sleep(0.1)
+
+    def _drawn_once(self, read: Callable[[], list[Any]]) -> list[Any]:
+        """What is read of elements that the page may replace meanwhile."""
+        return self.until(lambda: (read(),))[0]
 
     def type(self, text: str) -> None:
         self.one("#query").send_keys(text)
@@ -89,6 +107,7 @@ class Page:
     def ask(self, text: str) -> None:
         self.type(text + Keys.ENTER)
         self.until(lambda: not self.all("body.running"))
+        self.settle()
 
     def choose(self, *wanted: str, of: str = "Choose objectives") -> None:
         self.button(of).click()
