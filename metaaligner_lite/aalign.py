@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from .align import Correction, align
 from .aligners import Aligner
@@ -14,6 +14,9 @@ from .generation import OnText, Stop
 from .objectives import Objective
 from .policies import Policy
 from .prompts import Message
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 async def aalign(
@@ -34,6 +37,8 @@ async def aalign(
     Requests to servers run side by side, texts of one GGUF model one after the other. `on_answer` and `on_edit` are
     called in the event loop, `stop` is not. Cancelled, it ends what runs, hangs up on servers, and then is over.
     """
+    import asyncio  # 60 ms that `mal --help` does without
+
     loop = asyncio.get_running_loop()
     cancelled = threading.Event()
 
