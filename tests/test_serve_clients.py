@@ -97,7 +97,7 @@ def test_openai_streams(client):
 
 
 def test_openai_gathers_a_stream(client):
-    with client.chat.completions.stream(**ASKED, max_tokens=24) as stream:
+    with client.chat.completions.stream(**ASKED, max_tokens=400) as stream:
         found = stream.get_final_completion()
     assert found.choices[0].message.content
 
@@ -216,4 +216,4 @@ def test_schemathesis():
         options += ["--exclude-checks", "positive_data_acceptance", "--seed", "1"]
         found = subprocess.run([*command, f"{url}/openapi.json", *options], capture_output=True, text=True, timeout=580)
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
-    assert "9 selected / 9 total" in found.stdout
+    assert "8 selected / 8 total" in found.stdout
