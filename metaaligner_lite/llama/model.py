@@ -6,7 +6,7 @@ import codecs
 import ctypes
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -140,6 +140,15 @@ class Model:
     def ends(self, token: int) -> bool:
         """Whether a token ends a generation (EOS, EOT and their kin)."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def whole(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The tokens up to the last that does not end within a character: those that `text` is of."""
+        decoder, end = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
+        for place, token in enumerate(tokens, 1):
+            decoder.decode(self.piece(token))
+            if not decoder.getstate()[0]:
+                end = place
+        return tuple(tokens[:end])
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text that tokens spell, without half a character at its end."""
