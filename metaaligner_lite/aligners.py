@@ -334,8 +334,8 @@ class GgufAligner:
         """The tokens an answer was written with, if this engine wrote them and they spell it: its cache then fits."""
         if answer.engine is not self.engine or answer.generation is None:
             return ()
-        tokens = self.engine.model.whole(answer.generation.tokens)
-        return tokens if self.engine.model.text(tokens).strip() == answer.text else ()
+        model, tokens = self.engine.model, answer.generation.tokens
+        return model.whole(tokens) if model.text(tokens).strip() == answer.text else ()
 
 
 class EndpointAligner:

@@ -142,12 +142,12 @@ class Model:
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     def whole(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """The tokens up to the last that does not end within a character: those that `text` is of."""
-        decoder, end = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
-        for place, token in enumerate(tokens, 1):
-            decoder.decode(self.piece(token))
-            if not decoder.getstate()[0]:
-                end = place
+        """The tokens without those at the end that spell only the beginning of a character."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder.decode(b"".join(map(self.piece, tokens)))
+        half, end = len(decoder.getstate()[0]), len(tokens)
+        while half and (length := len(self.piece(tokens[end - 1]))) <= half:
+            half, end = half - length, end - 1
         return tuple(tokens[:end])
 
     def text(self, tokens: Iterable[int]) -> str:
