@@ -23,7 +23,7 @@ from .files import encoding_of
 
 PACKED = (".gz", ".zst", ".xz", ".bz2", ".zip")
 LONGEST = 1 << 24  # characters of a line or of a JSON value; parsed, the worst of that size takes 0.4 GB
-_SWOLLEN, _AT_LEAST = 400, 1 << 24  # times its own size, once that many bytes came out; text packs 3 to 50 times
+_SWOLLEN, _AT_LEAST = 200, 1 << 24  # times its own size, once that many bytes came out; text packs 3 to 50 times
 _MEMORY = 1 << 28  # that unpacking may take; an xz header can ask for 4 GB
 _PIECE = 1 << 16  # characters
 _MAGIC = {

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import gguf
 import pytest
@@ -92,3 +93,14 @@ def test_control_tokens_around_thoughts_are_seen(tmp_path):
         with open_model(path, repack=False) as model:
             assert model.piece(specials.index("<|START_RESPONSE|>")) == seen
             assert model.piece(specials.index("<|im_start|>")) == b""
+
+
+def test_tokens_are_spelled_alike_for_many_threads(tmp_path):
+    """A server's threads spell at once; with one buffer for all of them texts got each other's bytes."""
+    path = tiny.write_model(tmp_path / "m.gguf")
+    with open_model(path, repack=False) as model:
+        alone = [model.piece(i) for i in range(model.n_vocab)]
+    orders = [random.Random(i).sample(range(len(alone)), len(alone)) for i in range(400)]
+    with open_model(path, repack=False) as model, ThreadPoolExecutor(8) as pool:
+        spelled = list(pool.map(lambda order: [model.piece(i) for i in order], orders))
+    assert all(pieces == [alone[i] for i in order] for pieces, order in zip(spelled, orders, strict=True))

@@ -195,7 +195,7 @@ def test_decompression_bombs_end_early(tmp_path, pack, byte):
         began = time.process_time()
         with pytest.raises(FileProblem, match=r"times its size|line of over|not valid JSON|field larger|columns"):
             read(tmp_path / name)
-        assert time.process_time() - began < 10
+        assert time.process_time() - began < 20  # a fifth of what the whole takes; other threads count, too
 
 
 def test_an_xz_that_asks_for_gigabytes_is_refused(tmp_path):

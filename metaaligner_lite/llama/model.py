@@ -36,7 +36,7 @@ class Model:
         self._vocab = self._lib.llama_model_get_vocab(handle)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = self._lib.llama_model_n_ctx_train(handle)
-        self._piece_buffer = ctypes.create_string_buffer(256)
+        self._pieces: dict[int, bytes] = {}
 
     @property
     def path(self) -> Path:
@@ -121,13 +121,17 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for in text; empty for control tokens, but for those around a model's thoughts."""
-        count = self._lib.llama_token_to_piece(
-            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, token in self._thought_marks
-        )
-        if count < 0:
-            self._piece_buffer = ctypes.create_string_buffer(-count)
-            return self.piece(token)
-        return self._piece_buffer.raw[:count]
+        if token not in self._pieces:
+            room = 64
+            while True:  # a buffer of its own: several threads ask
+                buffer = ctypes.create_string_buffer(room)
+                special = token in self._thought_marks
+                count = self._lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+                if count >= 0:
+                    break
+                room = -count
+            self._pieces[token] = buffer.raw[:count]
+        return self._pieces[token]
 
     @cached_property
     def end(self) -> tuple[int, ...]:
