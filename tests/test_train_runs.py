@@ -123,6 +123,50 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(base, data, tmp_path, at,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "rows.jsonl", "whole"]
 
 
+def test_a_run_starts_from_an_earlier_adapter(base, data, tmp_path):
+    once = {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.steps": 1}
+    recipe = recipes.load(None, SMOKE | once | {"stages.contrastive.lr": 0.1, "training.precision": "float32"})
+    train(base, data, tmp_path / "first", recipe)
+    start = tmp_path / "first" / "adapter"
+    still = recipes.load(None, SMOKE | once | {"stages.contrastive.lr": 0.0, "training.precision": "float32"})
+    train(base, data, tmp_path / "new", still)
+    assert not same(weights(tmp_path / "new"), weights(tmp_path / "first"))  # it had learned something
+    train(base, data, tmp_path / "second", still, start=start)
+    assert same(weights(tmp_path / "second"), weights(tmp_path / "first"))
+    assert f"start: the adapter {start}" in (tmp_path / "second" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora.rank": 5, "lora.alpha": 10.0}, "has lora.rank = 4, the recipe 5"),
+        ({"lora.alpha": 3.0}, r"has lora.alpha = 8.0, the recipe 3.0; an adapter goes on with the settings"),
+        ({"lora.targets": "q_proj,v_proj"}, "changes other weights than lora.targets"),
+        ({"kind": "activated", "data.max_length": 512}, "is of another kind or layout"),
+    ],
+)
+def test_a_start_of_another_shape_is_refused(base, data, tmp_path, settings, message):
+    plain = SMOKE | {"lora.alpha": 8.0, "training.precision": "float32"}
+    train(base, data, tmp_path / "first", recipes.load(None, plain))
+    with pytest.raises(UsageError, match=message):
+        train(
+            base,
+            data,
+            tmp_path / "second",
+            recipes.load(None, plain | settings),
+            start=tmp_path / "first" / "adapter",
+        )
+
+
+def test_what_is_no_start_is_told_before_anything_is_read(base, data, tmp_path):
+    with pytest.raises(FileProblem, match="holds no adapter to start from; expected a folder with adapter_config"):
+        train(base, data, tmp_path / "out", recipes.load(None, SMOKE), start=tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x08")
+    with pytest.raises(FileProblem, match="cannot read the adapter"):
+        train(base, data, tmp_path / "out", recipes.load(None, SMOKE), start=tmp_path)
+
+
 def test_another_base_or_other_wordings_are_another_run(base, data, tmp_path):
     recipe = recipes.load(None, RESUME)
     with pytest.raises(Killed):

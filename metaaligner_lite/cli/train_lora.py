@@ -20,6 +20,10 @@ def train_lora(
     ],
     data: Annotated[Path, typer.Option(help="Rows with rated answers, JSONL.")],
     out: Annotated[Path, typer.Option(help="Folder to leave the aligner in.")],
+    start: Annotated[
+        Path | None,
+        typer.Option(help="An adapter folder of an earlier training to go on from, with other data or for longer."),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -93,6 +97,7 @@ def train_lora(
         strict=strict,
         force=force,
         resume=resume,
+        start=start,
     )
     if not is_main():
         return  # one of several processes: the first one has the word

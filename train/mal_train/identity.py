@@ -19,7 +19,9 @@ _WHOLE = 64 << 20  # a file up to so many bytes is hashed whole, a larger one in
 _PLACES, _PIECE = 16, 64 << 10
 
 
-def identity(base: Path, data: str, recipe: Recipe, catalogue: Mapping[str, Objective] | None) -> dict[str, Any]:
+def identity(
+    base: Path, data: str, recipe: Recipe, catalogue: Mapping[str, Objective] | None, start: Path | None = None
+) -> dict[str, Any]:
     """What must be the same for a run to be gone on with; `data` is the rows' SHA-256."""
     return {
         "recipe": recipe.to_dict(),
@@ -27,6 +29,7 @@ def identity(base: Path, data: str, recipe: Recipe, catalogue: Mapping[str, Obje
         "base": base.resolve().name,
         "the base's files (hash)": folder_hash(base),
         "the objectives' wordings (hash)": _wordings(builtin_catalogue() if catalogue is None else catalogue),
+        "the adapter it starts from (hash)": folder_hash(start) if start else "",
         "processes": distributed.world(),
     }
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaaligner_lite import manifest
 from metaaligner_lite.errors import FileProblem, MissingExtra, ModelError, UsageError
 
 from .attention import attend_in_float32
@@ -18,6 +19,8 @@ from .recipe import Lora, Recipe
 
 if TYPE_CHECKING:
     import torch
+
+_WEIGHTS = "adapter_model.safetensors"
 
 
 @contextmanager
@@ -65,10 +68,11 @@ def open_base(base: Path, recipe: Recipe) -> Any:
     return model
 
 
-def attach(model: Any, recipe: Recipe, invocation: list[int] | None = None) -> Any:
+def attach(model: Any, recipe: Recipe, invocation: list[int] | None = None, start: Path | None = None) -> Any:
     """A PEFT model with a new adapter; with `invocation`, one that acts from those tokens on (aLoRA).
 
-    Raises UsageError if `lora.targets` names no module of the model.
+    Its weights are random, or those of the adapter folder `start`. Raises UsageError if `lora.targets` names no
+    module of the model, or `start` has other weights than the recipe's.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
@@ -96,6 +100,8 @@ def attach(model: Any, recipe: Recipe, invocation: list[int] | None = None) -> A
     except ValueError as error:
         raise UsageError(f"lora.targets = {lora.targets!r} does not fit this model: {error}") from error
     _refuse_shared_targets(adapted, lora.targets)
+    if start:
+        _take_over(adapted, start)
     return adapted
 
 
@@ -219,6 +225,43 @@ def _refuse_shared_targets(adapted: Any, targets: str) -> None:
             f"lora.targets = {targets!r} adapts embeddings that this model shares between input and output, "
             "so the adapter could not be merged; leave lm_head and embed_tokens out"
         )
+
+
+def check_start(start: Path, base: str) -> None:
+    """Refuse what is no adapter, or one of a base of another fingerprint ("" if that is unknown)."""
+    if not (start / "adapter_config.json").is_file() or not (start / _WEIGHTS).is_file():
+        raise FileProblem(
+            f"{start} holds no adapter to start from; expected a folder with adapter_config.json and {_WEIGHTS}, "
+            "such as the adapter/ of an earlier training"
+        )
+    made = manifest.read(start)
+    if made and base and made.fingerprint and made.fingerprint != base:
+        raise UsageError(f"{start} was trained over another base, {made.base}; start from an adapter of this one")
+
+
+def _take_over(adapted: Any, start: Path) -> None:
+    """Give a new adapter the weights of another one of the same shape and scale."""
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights, old = load_file(start / _WEIGHTS), PeftConfig.from_pretrained(str(start))
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise FileProblem(f"cannot read the adapter {start}: {(str(error).splitlines() or ['damaged'])[0]}") from error
+    new = adapted.peft_config["default"]
+    for key, of in (("r", "lora.rank"), ("lora_alpha", "lora.alpha"), ("use_rslora", "lora.rslora")):
+        if getattr(old, key, None) != getattr(new, key):
+            raise UsageError(
+                f"{start} has {of} = {getattr(old, key, None)}, the recipe {getattr(new, key)}; "
+                "an adapter goes on with the settings it began with"
+            )
+    if old.alora_invocation_tokens != new.alora_invocation_tokens:
+        raise UsageError(f"{start} is of another kind or layout than the recipe's; name those it began with")
+    wanted = {name: tuple(weight.shape) for name, weight in get_peft_model_state_dict(adapted).items()}
+    if wanted != {name: tuple(weight.shape) for name, weight in weights.items()}:
+        raise UsageError(f"{start} changes other weights than lora.targets = {new.target_modules} names in this model")
+    set_peft_model_state_dict(adapted, weights)
 
 
 def _seconds(dtype: torch.dtype) -> float:

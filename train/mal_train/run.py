@@ -55,12 +55,14 @@ def train(
     strict: bool = False,
     force: bool = False,
     resume: bool = False,
+    start: Path | None = None,
 ) -> Trained:
     """Train an aligner on the rows of `data`, from the model `base` (a folder or a GGUF file); leave it in `out`.
 
     `out` will hold adapter/, merged/ (unless kind = "activated"), recipe.toml and report.md. It is written beside
     and renamed at the end; an existing one is kept unless `force`. `resume` goes on with an interrupted run of the
-    same recipe, data, base and objectives. Raises the children of MalError.
+    same recipe, data, base and objectives. The adapter begins with the weights of the adapter folder `start`, if one
+    is named. Raises the children of MalError.
     """
     progress = progress if progress and distributed.is_main() else Silent()
     recipe = settled(recipe, gguf_base.is_gguf(base))
@@ -71,8 +73,10 @@ def train(
             f"training on one of {gpus} GPUs; for all of them put this before the command: "
             "torchrun --nproc-per-node gpu --no-python"
         )
+    if start:
+        lora.check_start(start, base_fingerprint(read_header(base)) if gguf_base.is_gguf(base) else "")
     sha = fingerprint(data)
-    beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue), resume=resume, force=force)
+    beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue, start), resume=resume, force=force)
     given, mark = base, ""
     with lora.quiet(), _explained(recipe, beside, progress):
         if gguf_base.is_gguf(base):
@@ -104,6 +108,8 @@ def train(
         skipped = [reason for reason in prepared if isinstance(reason, str)]
         if mark:
             skipped.append(f"base: the numbers of {given.name}, whose tensors are {_kinds(header)}")
+        if start:
+            skipped.append(f"start: the adapter {start}, files {identity.folder_hash(start)[:16]}")
         accounts = (account, edits, checks) if held_out else (account, edits)
         lines = [line for one in accounts for line in one.lines()] + skipped
         for line in lines:
@@ -113,7 +119,7 @@ def train(
 
         # 2) The paper's three steps, one after another on the same adapter.
         estimate.check(base, recipe, progress)
-        model = lora.attach(lora.open_base(base, recipe), recipe, begins)
+        model = lora.attach(lora.open_base(base, recipe), recipe, begins, start)
         weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
         progress.say(f"training {weights:,} weights in {recipe.training.precision}")
         results = [
