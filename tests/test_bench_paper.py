@@ -15,16 +15,16 @@ from tiny_train import make_base, one_thread, some_rows, write_rows  # noqa: F40
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
-from paper import __main__ as command  # noqa: E402
-from paper import claims, edits, page, plan, published, questions, settings, svg, train  # noqa: E402
-from paper.claims import FALLS, HOLDS, OPPOSITE, REPLICATES, RISES, SAME, UNTOLD, Claim  # noqa: E402
-from paper.steps import Needed, Step, Steps  # noqa: E402
+from paper import __main__ as command
+from paper import claims, edits, page, plan, published, questions, settings, svg, train
+from paper.claims import FALLS, HOLDS, OPPOSITE, REPLICATES, RISES, SAME, UNTOLD, Claim
+from paper.steps import Needed, Step, Steps
 
-import mal_convert  # noqa: E402
-from mal_train.corpus.compose import WITHHELD  # noqa: E402
-from metaaligner_lite.errors import UsageError  # noqa: E402
-from metaaligner_lite.evaluation.measures import MEASURES  # noqa: E402
-from metaaligner_lite.evaluation.report import Interval  # noqa: E402
+import mal_convert
+from mal_train.corpus.compose import WITHHELD
+from metaaligner_lite.errors import UsageError
+from metaaligner_lite.evaluation.measures import MEASURES
+from metaaligner_lite.evaluation.report import Interval
 
 WEAK, STRONG = "just/vicuna-7b-v1.5", "just/gpt-4-0314"
 RECIPE = """
