@@ -51,12 +51,10 @@ def given(tmp_path_factory):
     write_rows(folder / "rows.jsonl", some_rows(6))
     (folder / "recipe.toml").write_text(RECIPE)
     _meanings(folder / "minilm")
-    said = "Mix the flour, the water and the yeast well, then let the dough rest for an hour and bake bread number"
+    said = "Mix flour, water and yeast well, and let the dough rest for an hour. Then slowly bake bread number"
+    answers = {WEAK[5:]: f"{said} %d, until its crust is brown.", STRONG[5:]: f"{THANKS} {said} %d. Enjoy it."}
     rows = [
-        {
-            "query": f"How is bread number {i} baked?",
-            "answers": {WEAK[5:]: f"{said} {i} in it.", STRONG[5:]: f"Thank you for asking. {said} {i}. Enjoy it."},
-        }
+        {"query": f"How is bread number {i} baked?", "answers": {who: text % i for who, text in answers.items()}}
         for i in range(5)
     ]
     file = folder / "data" / "eval-only" / "just-eval" / "just-eval.jsonl.gz"
@@ -222,10 +220,13 @@ def test_a_claim_about_training_needs_every_seed():
 def test_slope_of_known_points():
     points = [(str(i), x, 0.3 - 0.2 * x) for i in range(20) for x in (0.0, 0.5, 1.0)]
     found = claims.slope(points)
-    assert found and found.value == pytest.approx(-0.2) and found.low == pytest.approx(-0.2) == found.high
-    noisy = [(query, x, y + (0.1 if int(query) % 2 else -0.1) * x) for query, x, y in points]
-    found = claims.slope(noisy, draws=500)
-    assert found and found.value == pytest.approx(-0.2) and -0.26 < found.low < -0.22 and -0.18 < found.high < -0.14
+    assert found and (found.value, found.low, found.high) == pytest.approx((-0.2, -0.2, -0.2))
+    # Every second query has 0.1 more, every other 0.1 less of slope: the error is that of 20 queries.
+    noisy = [(query, x, y + (0.1 if int(query) % 2 else -0.1) * (x - 0.5)) for query, x, y in points]
+    found = claims.slope(noisy)
+    half = 2.093 * 0.1 / 19**0.5  # Student's t of 19 degrees of freedom
+    assert found and found.value == pytest.approx(-0.2) and (found.n, found.queries) == (60, 20)
+    assert (found.low, found.high) == pytest.approx((-0.2 - half, -0.2 + half), abs=1e-3)
     assert claims.slope([("a", 1.0, 0.1), ("b", 1.0, 0.2)]) is None
     assert claims.slope([]) is None
     alone = claims.slope([("a", 0.0, 0.1), ("a", 1.0, 0.2)])
@@ -264,6 +265,135 @@ def test_an_edit_that_is_longer_counts_against_brevity():
         for text in (words * 8, words * 5, words * 11, words * 9)
     ]
     assert found == [0.0, 1.0, -1.0, 0.0]
+
+
+PLAIN = (
+    "Mix the flour and the water well. Then let the dough rest for an hour. Heat the oven and bake the bread until it "
+    "is brown. Let it cool. It is number"
+)
+THANKS = "Thank you for asking."
+
+
+class Written:
+    """Steps whose files lie there: four answers of each of two policies, and edits that a test has written."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.answers = {WEAK: [f"{PLAIN} {i}." for i in range(4)], STRONG: [f"{THANKS} {PLAIN} {i}." for i in range(4)]}
+        rows = [
+            {"policy": policy, "query": f"How is bread number {i} baked?", "answer": text}
+            for policy, texts in self.answers.items()
+            for i, text in enumerate(texts)
+        ]
+        self.folder("answers").mkdir(parents=True)
+        write_rows(self.folder("answers") / "answers.jsonl", rows)
+        self._rows = rows
+
+    def write(self, step, requests, edit):
+        """An edit of every answer toward each request; `edit` gives text and preference."""
+        rows = []
+        for row in self._rows:
+            for request in requests:
+                text, preference = edit(row["policy"], int(row["answer"].split()[-1][:-1]), row["answer"])
+                told = {"objectives": request, "edit": text, "model": "m", "name": "aligned", "preference": preference}
+                rows.append(row | told | {"seconds": 0.5, "failure": ""})
+        self.folder(step).mkdir(parents=True)
+        write_rows(self.folder(step) / "edits.jsonl", rows)
+
+    def folder(self, name):
+        return self._folder / name
+
+    def __getitem__(self, name):
+        return {"objectives": [*settings.TRAINED, "caution"]}
+
+
+def thanked(policy, number, answer):
+    """The weak policy's answers are thanked for, all but one; one of the strong policy's loses its thanks."""
+    if policy == WEAK:
+        return (f"{THANKS} {answer}", 0.5) if number else (answer, None)
+    return (answer.removeprefix(THANKS).strip(), -0.5) if number == 1 else (answer, None)
+
+
+def left(policy, number, answer):
+    return answer, None
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Settings and edits with known gains: politeness +3/4 of the weak policy, -1/4 of the strong one, nothing else."""
+
+    class Same:
+        def __init__(self, folder, kept):
+            pass
+
+        def embed(self, texts):
+            pass
+
+        def __call__(self, before, after):
+            return 1.0
+
+    monkeypatch.setattr(edits, "Meaning", Same)
+    both = (WEAK, STRONG)
+    chosen = settings.Settings(tmp_path, tmp_path, tmp_path, tmp_path, seeds=(0,), policies=both, probe=both)
+    return chosen, Written(tmp_path / "steps")
+
+
+def told(answer):
+    """The claims' values and verdicts by what they say."""
+    return {claim["says"]: (claim["interval"]["value"], claim["verdict"]) for claim in answer["claims"]}
+
+
+def test_gains_of_known_edits(asked, tmp_path):
+    chosen, written = asked
+    written.write("edits/table-2", [settings.full()], thanked)
+    answer = questions.table_2(chosen, tmp_path, written)
+    (table,) = answer["tables"]
+    by_policy = {row[0]: dict(zip(table["head"], row, strict=True)) for row in table["rows"]}
+    assert by_policy[WEAK]["politeness"].startswith("+75 [") and by_policy[STRONG]["politeness"].startswith("-25 [")
+    assert by_policy[WEAK]["all"].startswith("+19 [") and by_policy[WEAK]["clarity"].startswith("+0 [")
+    assert by_policy[WEAK]["copied, %"].startswith("25 [") and by_policy[WEAK]["tidied only"].startswith("+0 [")
+    assert told(answer)["Every objective gains: politeness"] == (0.25, UNTOLD)
+    assert told(answer)["Over all policies and objectives the edits gain"][0] == pytest.approx(0.0625)
+    answer = questions.strength(chosen, tmp_path, written)
+    found = told(answer)
+    assert found["The stronger the policy, the smaller the gain (weakest to strongest)"][0] == pytest.approx(
+        (-0.0625 - 0.1875) / (6 / 7)
+    )
+    assert found["The gate spoils fewer objectives that held before"][0] == pytest.approx(-1 / 32)
+    assert found["The gate keeps the gain"][0] == pytest.approx(1 / 32)
+    strong = answer["tables"][0]["rows"][1]
+    assert strong[4].startswith("+0 [") and strong[5].startswith("6 [") and strong[6].startswith("0 [")
+
+
+def test_the_ablation_of_known_edits(asked, tmp_path):
+    chosen, written = asked
+    written.write("edits/table-2", [settings.full()], lambda policy, number, answer: (f"{THANKS} {answer}", 0.1))
+    for variant in ("no-warmup", "no-equal", "contrastive-only"):
+        written.write(f"edits/{variant}-0", [settings.full()], thanked if variant == "no-warmup" else left)
+    found = told(questions.table_3(chosen, tmp_path, written))
+    assert found["All three steps satisfy more than no warmup"][0] == pytest.approx((1 / 16 + 1 / 16) / 2)
+    assert found["All three steps satisfy more than no equal"][0] == pytest.approx(1 / 8)
+
+
+def test_objectives_added_and_alone_of_known_edits(asked, tmp_path):
+    chosen, written = asked
+    written.write("edits/figure-3", settings.added(), thanked)
+    answer = questions.figure_3(chosen, tmp_path, written)
+    rows = answer["tables"][0]["rows"]
+    assert rows[1][0] == "+ politeness" and rows[1][4].startswith("+25 [")
+    assert rows[4][0] == "+ specificity (unseen)" and rows[7][0] == "+ caution"
+    assert "In the rows, and so not unseen: caution." in answer["notes"]
+    assert told(answer)["Trained objectives hold when unseen ones are added"][0] == 0
+
+    written.write("edits/figure-4", [*settings.SINGLES, settings.full()], thanked)
+    answer = questions.figure_4(chosen, tmp_path, written)
+    (heat,) = answer["plots"]
+    place = heat["columns"].index("politeness")
+    assert [row[place] for row in heat["cells"]] == [25.0] * 11
+    assert answer["tables"][0]["rows"][0][1 + place] == "+25" and answer["tables"][0]["rows"][1][1 + place] == "**+25**"
+    # Politeness is not asked for in nine of ten requests, of which each measures thirteen or fourteen others.
+    assert 0 < told(answer)["Asking for one objective lifts the others, too"][0] < 0.25 * 0.9 / 13
+    assert told(answer)["Asking for all four lifts those that one request alone leaves"][0] == 0
 
 
 # --- the machinery ---

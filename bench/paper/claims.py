@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 from metaaligner_lite.evaluation.report import Interval
+from metaaligner_lite.evaluation.stats import t_quantile
 
 RISES, FALLS, HOLDS, SAME = "rises", "falls", "holds", "same"
 REPLICATES, OPPOSITE, UNTOLD = "replicates", "opposite", "cannot be told at this n"
@@ -54,32 +57,22 @@ class Claim:
         return asdict(self) | {"verdict": self.verdict}
 
 
-def slope(points: Iterable[tuple[str, float, float]], draws: int = 2000, seed: int = 0) -> Interval | None:
+def slope(points: Iterable[tuple[str, float, float]]) -> Interval | None:
     """How much the third rises with the second of (query, x, y), by least squares, with its 95 % interval.
 
-    The interval is from a bootstrap that draws whole queries. None of points that share one x.
+    The error is that of whole queries (cluster-robust), as in evaluation/stats.py. None of points that share one x.
     """
-    totals: dict[str, list[float]] = {}
-    count = 0
-    for query, x, y in points:
-        count += 1
-        sums = totals.setdefault(query, [0.0] * 5)
-        for i, value in enumerate((1.0, x, y, x * x, x * y)):
-            sums[i] += value
-    rows = list(totals.values())
-    whole = _slope(rows)
-    if whole is None:
+    held = list(points)
+    if len({x for _, x, _ in held}) < 2:
         return None
-    if len(rows) == 1:
-        return Interval(whole, None, None, count, 1)
-    rng = random.Random(seed)
-    drawn = (_slope(rng.choices(rows, k=len(rows))) for _ in range(draws))
-    found = sorted(value for value in drawn if value is not None)
-    low, high = found[int(0.025 * len(found))], found[min(len(found) - 1, int(0.975 * len(found)))]
-    return Interval(whole, min(low, whole), max(high, whole), count, len(rows))
-
-
-def _slope(rows: Sequence[Sequence[float]]) -> float | None:
-    n, x, y, xx, xy = (sum(column) for column in zip(*rows, strict=True)) if rows else (0.0,) * 5
-    spread = n * xx - x * x
-    return (n * xy - x * y) / spread if spread > 1e-9 * max(1.0, n * xx) else None
+    middle, height = mean(x for _, x, _ in held), mean(y for _, _, y in held)
+    spread = sum((x - middle) ** 2 for _, x, _ in held)
+    steep = sum((x - middle) * (y - height) for _, x, y in held) / spread
+    pulls: dict[str, float] = defaultdict(float)
+    for query, x, y in held:
+        pulls[query] += (x - middle) * (y - height - steep * (x - middle))
+    if (queries := len(pulls)) == 1:
+        return Interval(steep, None, None, len(held), 1)
+    error = math.sqrt(sum(pull**2 for pull in pulls.values()) * queries / (queries - 1)) / spread
+    half = t_quantile(queries - 1) * error
+    return Interval(steep, steep - half, steep + half, len(held), queries)

@@ -10,6 +10,7 @@ from metaaligner_lite.evaluation.stats import holm
 from metaaligner_lite.files import write_whole
 
 from . import published, svg
+from .claims import FALLS, RISES
 from .plan import QUESTIONS
 from .settings import Settings
 from .steps import Steps
@@ -68,7 +69,8 @@ def _lines(settings: Settings, steps: Steps, answers: Mapping[str, Any]) -> Iter
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One row for each claim: the paper's figure with its source, ours, the verdict."""
-    told = [claim for claim in claims if claim["interval"] and claim["interval"]["p"] is not None]
+    # The p is of no difference at all, which what holds or is the same does not deny.
+    told = [c for c in claims if c["way"] in (RISES, FALLS) and c["interval"] and c["interval"]["p"] is not None]
     adjusted = dict(zip(map(id, told), holm([claim["interval"]["p"] for claim in told]), strict=True))
     rows = []
     for claim in claims:
@@ -127,10 +129,15 @@ def _costs(steps: Steps) -> Iterator[str]:
     rows = []
     for step in steps:
         if done := steps.done(step.name):
-            made = f"{done.result['edits']:,}" if step.name.startswith("edits/") else ""
-            per = f"{done.result['seconds'] / done.result['edits']:.2f}" if made and done.result["edits"] else ""
-            rows.append([step.name, f"{done.seconds:,.0f}", f"{done.processor:,.0f}", done.parts, made, per])
-    yield from _table(["step", "seconds", "of the processor", "parts", "edits", "s an edit"], rows)
+            rows.append([step.name, f"{done.seconds:,.0f}", f"{done.processor:,.0f}", done.parts, "", "", ""])
+            if step.name.startswith("edits/"):
+                made = done.result
+                rows[-1][4:] = [f"{made['edits']:,}", f"{made['failed']:,}", f"{made['seconds'] / made['edits']:.2f}"]
+    yield from _table(["step", "seconds", "of the processor", "parts", "edits", "of them failed", "s an edit"], rows)
+    yield from [
+        "",
+        "A failed edit (it went round in circles, or came out empty) leaves the answer, and is judged as that.",
+    ]
 
 
 def _picture(plot: Mapping[str, Any]) -> str:
