@@ -469,6 +469,7 @@ def test_plots_are_well_formed_whatever_is_missing():
     root = ElementTree.fromstring(drawn)
     assert len(root.findall(".//{*}circle")) == 1
     assert ElementTree.fromstring(svg.dots("empty", [], {})) is not None
+    assert svg._marks(-37.0, 84.0) == [-20, 0, 20, 40, 60, 80] and svg._marks(0.0, 1.0) == [0, 1]
     heat = ElementTree.fromstring(svg.heat("h", ["r"], ["c", "d"], [[12.0, None]]))
     assert len(heat.findall(".//{*}rect")) == 2  # the ground and one cell
 

@@ -25,6 +25,7 @@ from .steps import Needed
 
 Value = Callable[[Judged], float | None]
 Answer = dict[str, Any]
+Series = dict[str, list[list[float | None]]]  # of a plot: [place, value, low, high]
 _MEASURED = [name for name in MEASURES if name != "length"]
 
 
@@ -32,7 +33,7 @@ def table_2(settings: Settings, folder: Path, needed: Needed) -> Answer:
     """Gains per objective over several policies, weak to strong, all trained objectives asked for at once."""
     found = judged(settings, needed, "edits/table-2", [full()], settings.policies)
     aligned, tidied = found["aligned"], found["tidied"]
-    rows, points = [], {"aligned": [], "tidied only": [], "published, 1.1B": []}
+    rows, points = list[list[object]](), Series({"aligned": [], "tidied only": [], "published, 1.1B": []})
     for place, policy in enumerate(settings.policies):
         mine = {key: j for key, j in aligned.items() if key[0] == policy}
         plain = {key: j for key, j in tidied.items() if key[0] == policy}
@@ -79,7 +80,7 @@ def strength(settings: Settings, folder: Path, needed: Needed) -> Answer:
     policies = [policy for policy in STRENGTH if policy in settings.policies]
     found = judged(settings, needed, "edits/table-2", [full()], policies)
     aligned, gated = found["aligned"], found["gated"]
-    rows, points = [], {"without the gate": [], "with the gate": []}
+    rows, points = list[list[object]](), Series({"without the gate": [], "with the gate": []})
     for place, policy in enumerate(policies):
         mine, kept = ({key: j for key, j in some.items() if key[0] == policy} for some in (aligned, gated))
         whole, after = difference(_values(mine, gain)), difference(_values(kept, gain))
@@ -121,7 +122,7 @@ def table_3(settings: Settings, folder: Path, needed: Needed) -> Answer:
         for seed in settings.seeds
     }
     losses = {"no-equal": published.without("no-equal"), "no-warmup": published.without("no-warmup")}
-    rows, claims, points = [], [], {f"seed {seed}": [] for seed in settings.seeds}
+    rows, claims, points = list[list[object]](), list[Claim](), Series({f"seed {seed}": [] for seed in settings.seeds})
     for place, variant in enumerate(VARIANTS):
         by_seed = [columns[variant, seed] for seed in settings.seeds]
         cells = [share(_values(column, satisfied)) for column in by_seed]
@@ -160,7 +161,7 @@ def figure_3(settings: Settings, folder: Path, needed: Needed) -> Answer:
     found = judged(settings, needed, "edits/figure-3", requests, settings.probe)
     known = set(needed[f"train/full-{settings.seeds[0]}"]["objectives"])
     unseen = [name for name in UNSEEN if name not in known]
-    rows, points = [], {"after": [], "before": [], "the trained four": []}
+    rows, points = list[list[object]](), Series({"after": [], "before": [], "the trained four": []})
     for place, request in enumerate(requests):
         aligned, plain = (_asked(found[name], request) for name in ("aligned", "unaligned"))
         after, before = share(_values(aligned, satisfied)), share(_values(plain, satisfied))
@@ -255,6 +256,7 @@ def kinds(settings: Settings, folder: Path, needed: Needed) -> Answer:
     seed = settings.seeds[0]
     file, short = _probed(settings, needed, "edits/table-2"), _probed(settings, needed, "edits/short")
     columns: list[tuple[str, Judgements, Judgements | None]] = [("activated, over the base as it is", file, None)]
+    labels = ["as it is", *QUANTIZED, "as many steps", *(f"merged, {kind}" for kind in MERGED)]
     for kind in QUANTIZED:
         column = _probed(settings, needed, f"edits/base-{kind}")
         columns.append((f"the same adapter, over the base in {kind}", column, file))
@@ -263,7 +265,7 @@ def kinds(settings: Settings, folder: Path, needed: Needed) -> Answer:
         column = _probed(settings, needed, f"edits/merged-{kind}")
         columns.append((f"merged, in {kind}", column, short))
     rows, claims = [], []
-    points: dict[str, list[list[float | None]]] = {"satisfied": []}
+    points: Series = {"satisfied": []}
     for place, (name, column, against) in enumerate(columns):
         cell = share(_values(column, satisfied))
         other = _difference(column, against, satisfied) if against else None
@@ -275,7 +277,7 @@ def kinds(settings: Settings, folder: Path, needed: Needed) -> Answer:
             claims.append(Claim(f"{name}: as good as {'the file' if against is file else 'activated'}", SAME, other))
     gated = "The first row's seconds hold the gate's reading, too."
     head = ["aligner", "satisfied, %", "against its twin, points", "copied, %", "s an edit"]
-    plot = _plot("kinds", "Asked objectives satisfied, %", [row[0] for row in rows], points)
+    plot = _plot("kinds", "Asked objectives satisfied, %", labels, points)
     notes = [
         f"Same: within five points either way. Trained with seed {seed}. {gated}",
         "The base was at hand in 4 bits only: F16 and Q8_0 hold its rounded numbers, so that they tell what arithmetic "
@@ -395,9 +397,7 @@ def _answer(
     return {"claims": [claim.told() for claim in claims], "tables": shown, "plots": plots, "notes": notes}
 
 
-def _plot(
-    name: str, title: str, labels: Sequence[str], series: dict[str, list[list[float | None]]], joined: bool = False
-) -> dict[str, Any]:
+def _plot(name: str, title: str, labels: Sequence[str], series: Series, joined: bool = False) -> dict[str, Any]:
     told = {key: points for key, points in series.items() if points}
     return {"kind": "dots", "name": name, "title": title, "labels": labels, "series": told, "joined": joined}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -27,8 +28,7 @@ def dots(title: str, labels: Sequence[str], series: Mapping[str, Sequence[Point]
         return bottom - (bottom - _MARGIN) * (value - low) / (high - low)
 
     parts = _begin(title, _WIDTH, _HEIGHT)
-    for i in range(5):
-        value = low + (high - low) * i / 4
+    for value in _marks(low, high):
         parts.append(_line(_MARGIN, y(value), _WIDTH - _MARGIN, y(value), 'stroke="#ddd"'))
         parts.append(f'<text x="{_MARGIN - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.0f}</text>')
     parts.append(_line(_MARGIN, y(0), _WIDTH - _MARGIN, y(0), 'stroke="#777"'))
@@ -38,7 +38,11 @@ def dots(title: str, labels: Sequence[str], series: Mapping[str, Sequence[Point]
     for i, (name, points) in enumerate(series.items()):
         colour, shift = _COLOURS[i % len(_COLOURS)], 8.0 * (i - (len(series) - 1) / 2)
         parts.append(f'<text x="{_MARGIN + 170 * i}" y="{_MARGIN - 12}" fill="{colour}">{escape(name)}</text>')
-        there = [(x(place) + shift, y(value), *ends) for place, value, *ends in points if None not in (place, value)]
+        there = [
+            (x(place) + shift, y(value), *ends)
+            for place, value, *ends in points
+            if place is not None and value is not None
+        ]
         if joined:
             path = " ".join(f"{across:.1f},{up:.1f}" for across, up, *_ in there)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-opacity="0.5"/>')
@@ -47,6 +51,12 @@ def dots(title: str, labels: Sequence[str], series: Mapping[str, Sequence[Point]
                 parts.append(_line(across, y(least), across, y(most), f'stroke="{colour}" stroke-width="1.5"'))
             parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="3.5" fill="{colour}"/>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """Round numbers between two, seven at most."""
+    step = next((step for step in (1, 2, 5, 10, 20, 50) if (high - low) / step < 7), 100)
+    return [float(value) for value in range(step * math.ceil(low / step), math.floor(high) + 1, step)]
 
 
 def heat(title: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[float | None]]) -> str:
