@@ -246,8 +246,9 @@ class Workers:
         def on_edit(text: str) -> None:
             job.tell("edit", text)
 
+        # Told is what will be sent: the policy's answer as it is written only to who asked to see it.
         if not order.objectives:
-            answer = policy.answer(order.query, on_answer, order.history, stop=job.stop)
+            answer = policy.answer(order.query, on_answer if order.stream else None, order.history, stop=job.stop)
             self._in_time(job, answer)
             return Result(order, answer)
         aligner: GgufAligner | EndpointAligner = self.aligner.asked(order.settings)
@@ -258,9 +259,9 @@ class Workers:
             aligner=aligner,
             history=order.history,
             rounds=order.rounds,
-            on_answer=on_answer,
+            on_answer=on_answer if order.stream and order.show_both else None,
             # What a gate may take back is not streamed.
-            on_edit=None if order.gate else on_edit,
+            on_edit=on_edit if order.stream and not order.gate else None,
             stop=job.stop,
             gate=Gate() if order.gate else None,
         )
