@@ -182,7 +182,7 @@ REFUSED = [
     ({"logprobs": True}, 400, "logprobs", "unsupported_parameter", "logprobs: "),
     ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter", "tool_choice: "),
     ({"metaaligner": {"objective": "x"}}, 400, "metaaligner.objective", None,
-     "unknown key 'objective' in metaaligner; expected objectives, gate, show, rounds"),
+     "unknown key 'objective' in metaaligner; expected objectives, gate, show, rounds, answer"),
     ({"metaaligner": {"objectives": [{"name": "x", "text": "y"}]}}, 400, None, None, ""),
     ({"metaaligner": {"objectives": "empaty"}}, 400, "metaaligner.objectives", None, "did you mean 'empathy'"),
     ({"metaaligner": {"objectives": ""}}, 400, "metaaligner.objectives", None, "no objective given"),
@@ -190,6 +190,8 @@ REFUSED = [
     ({"metaaligner": {"show": "diff"}}, 400, "metaaligner.show", None, "'aligned' or 'both'"),
     ({"model": "policy", "metaaligner": {"objectives": "empathy"}}, 400, "metaaligner.objectives", None,
      "is not edited"),
+    ({"model": "policy", "metaaligner": {"answer": "x"}}, 400, "metaaligner.answer", None, "is not edited; leave it"),
+    ({"metaaligner": {"answer": " "}}, 400, "metaaligner.answer", None, "the answer to be edited: it is empty"),
     ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 400, "messages", "context_length_exceeded",
      "20,000 tokens, but the context holds 10,000"),
 ]  # fmt: skip
@@ -316,6 +318,17 @@ def test_what_a_gate_takes_back_is_not_streamed():
         found = events(post(url, body("hi", stream=True, metaaligner={"gate": True})).iter_lines())
         assert text_of(found) == "echo hi"
         assert found[-2]["metaaligner"]["preference"] == 0.0
+
+
+def test_a_given_answer_is_edited_and_no_policy_asked():
+    policy = Echo()
+    with serving(fake(policy)) as (url, _):
+        found = post(url, body("hi", metaaligner={"answer": "as it is"})).json()
+        assert found["choices"][0]["message"]["content"] == "AS IT IS"
+        assert found["metaaligner"]["policy_text"] == "as it is"
+        streamed = events(post(url, body("hi", stream=True, metaaligner={"answer": "so", "show": "both"})).iter_lines())
+        assert text_of(streamed).strip() == "SO"
+    assert policy.words == [0] and not policy.asked_for
 
 
 def test_an_error_of_a_policy_elsewhere_and_one_of_ours():
