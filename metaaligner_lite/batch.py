@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .align import Case, Correction, align_many
+from .align import Correction
 from .aligners import EndpointAligner, GgufAligner
 from .best import best_of
 from .errors import DataError, FileProblem, MalError, UsageError
@@ -22,6 +22,7 @@ from .files import written_whole
 from .gate import OPEN, Gate
 from .gguf_file import read_header, sampled_digest
 from .journal import Journal
+from .many import Case, align_many
 from .objectives import Objective
 from .policies import EndpointPolicy, GgufPolicy, GivenAnswer
 from .prompts import Message, chat_prompt, edit_prompt, text_of

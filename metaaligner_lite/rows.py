@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .align import Case
 from .chats import read_chat
 from .errors import DataError, MalError
+from .many import Case
 from .objectives import Objective, resolve
 from .prompts import Message
 from .records import Record, read_records

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from metaaligner_lite.align import Case, align, align_many
+from metaaligner_lite.align import align
 from metaaligner_lite.aligners import GgufAligner
 from metaaligner_lite.batch import Job, run, settings, survey
 from metaaligner_lite.errors import DataError, EndpointError, FileProblem, ModelError, UsageError
 from metaaligner_lite.gate import Gate
 from metaaligner_lite.generation import Counts, Generation
 from metaaligner_lite.journal import Journal
+from metaaligner_lite.many import Case, align_many
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.pair import Pair
 from metaaligner_lite.policies import GgufPolicy, GivenAnswer

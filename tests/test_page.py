@@ -302,6 +302,8 @@ def test_sets_side_by_side(page: Page) -> None:
     assert page.texts(".answer h3") == ["Policy", "Set A", "Set B", "Set C"]
     assert sorted(names(body)[0] for body in page.server.asked) == ["brevity", "clarity", "empathy"]
     assert "left the answer as it was" in page.all(".aligned")[2].text
+    given = {names(body)[0]: body["metaaligner"].get("answer") for body in page.server.asked}
+    assert given == {"empathy": None, "brevity": BEFORE, "clarity": BEFORE}, "the policy is asked once"
     tops = {column.rect["y"] for column in page.all(".answer")}
     assert len(tops) == 1, "the columns stand beside each other"
     [go_on] = [one for one in page.all(".aligned")[1].find_elements(By.TAG_NAME, "button") if "Go on" in one.text]

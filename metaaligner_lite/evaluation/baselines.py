@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..align import Case, Correction, align_many
+from ..align import Correction
 from ..aligners import GgufAligner
 from ..errors import MalError, PromptTooLong
 from ..gate import Gate
 from ..gguf_file import sampled_digest
 from ..loops import tidy
+from ..many import Case, align_many
 from ..policies import Answer, GivenAnswer
 from .measures import tidied
 from .protocol import Item, Progress

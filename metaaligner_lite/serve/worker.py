@@ -20,7 +20,7 @@ from ..gate import Gate
 from ..generation import Generation
 from ..llama.turns import Turns
 from ..pair import Pair, as_recommended
-from ..policies import Answer, Continuation, EndpointPolicy, GgufPolicy
+from ..policies import Answer, Continuation, EndpointPolicy, GgufPolicy, GivenAnswer
 from .protocol import Order, Refused, refused
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Workers:
 
     def check(self, order: Order) -> None:
         """Raise what an order would fail by at once: a prompt that does not fit."""
-        self._policy(order).check(order.query, order.history)
+        if order.answer is None:
+            self._policy(order).check(order.query, order.history)
 
     def submit(self, order: Order, tell: Tell) -> Job:
         """Put an order in the queue. Raises Refused where it is full (429), or the server is closing (503)."""
@@ -228,7 +229,7 @@ class Workers:
         job.tell("error" if isinstance(result, Refused) else "done", result)
 
     def _policy(self, order: Order) -> Asked:
-        """The policy with the settings of an order."""
+        """The policy with the settings of an order, for one that has no answer yet."""
         settings = order.settings
         if isinstance(self.policy, GgufPolicy):
             sampling = as_recommended(self.policy.engine, settings.sampling, settings.chosen)
@@ -238,7 +239,7 @@ class Workers:
 
     def _result(self, job: Job) -> Result:
         order = job.order
-        policy = self._policy(order)
+        policy = self._policy(order) if order.answer is None else GivenAnswer(order.answer)
 
         def on_answer(text: str) -> None:
             job.tell("answer", text)
@@ -246,8 +247,9 @@ class Workers:
         def on_edit(text: str) -> None:
             job.tell("edit", text)
 
+        # Told is what will be sent: the policy's answer as it is written only to who asked to see it.
         if not order.objectives:
-            answer = policy.answer(order.query, on_answer, order.history, stop=job.stop)
+            answer = policy.answer(order.query, on_answer if order.stream else None, order.history, stop=job.stop)
             self._in_time(job, answer)
             return Result(order, answer)
         aligner: GgufAligner | EndpointAligner = self.aligner.asked(order.settings)
@@ -258,9 +260,9 @@ class Workers:
             aligner=aligner,
             history=order.history,
             rounds=order.rounds,
-            on_answer=on_answer,
+            on_answer=on_answer if order.stream and order.show_both else None,
             # What a gate may take back is not streamed.
-            on_edit=None if order.gate else on_edit,
+            on_edit=on_edit if order.stream and not order.gate else None,
             stop=job.stop,
             gate=Gate() if order.gate else None,
         )
