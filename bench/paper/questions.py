@@ -195,7 +195,7 @@ def figure_3(settings: Settings, folder: Path, needed: Needed) -> Answer:
         ),
     ]
     head = ["added", "satisfied of asked", "satisfied, %", "before, %", "gain of the added one", "trained four, %"]
-    plot = _plot("figure-3", "Asked objectives satisfied, %", [row[0] for row in rows], points, joined=True)
+    plot = _plot("figure-3", "Asked objectives satisfied, %", [str(row[0]) for row in rows], points, joined=True)
     notes = ["The rows ask for four objectives at most: five and more are a request that training never saw, too."]
     if seen := [name for name in UNSEEN if name in known]:
         notes.append(f"In the rows, and so not unseen: {', '.join(seen)}.")

@@ -39,8 +39,8 @@ def dots(title: str, labels: Sequence[str], series: Mapping[str, Sequence[Point]
         colour, shift = _COLOURS[i % len(_COLOURS)], 8.0 * (i - (len(series) - 1) / 2)
         parts.append(f'<text x="{_MARGIN + 170 * i}" y="{_MARGIN - 12}" fill="{colour}">{escape(name)}</text>')
         there = [
-            (x(place) + shift, y(value), *ends)
-            for place, value, *ends in points
+            (x(place) + shift, y(value), least, most)
+            for place, value, least, most in points
             if place is not None and value is not None
         ]
         if joined:
