@@ -17,8 +17,8 @@ from pathlib import Path
 
 ROOM = Path(__file__).parent
 PACKAGE = ROOM.parent / "metaaligner_lite"
-# What others wrote, as their npm packages hold it: what it is, its hash, its licences. To renew one: `npm pack NAME`, copy
-# its file and its licence here.
+# What others wrote, as their npm packages hold it: what it is, its hash, its licences. To renew one: `npm pack NAME`,
+# copy its file and its licence here.
 VENDORED = {
     "marked.umd.js": (
         "marked 18.2.1, MIT",

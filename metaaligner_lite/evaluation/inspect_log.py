@@ -4,9 +4,9 @@ Written by its documented form (an EvalLog, version 2, https://inspect.aisi.org.
 it brings some 200 MB along, a python-dateutil among them that the rest of this project cannot share.
 
 A sample is a row: its input the query, its target the golden answer, its output the edit. A score of it is one judge's
-verdict on one objective, "JUDGE: OBJECTIVE, TEXT against REFERENCE": 1 won, 0.5 tied, 0 lost. What has no verdict is NaN,
-which Inspect keeps and leaves out of every mean, as here; its reason says which of the two it was. All rows and all
-verdicts are in it.
+verdict on one objective, "JUDGE: OBJECTIVE, TEXT against REFERENCE": 1 won, 0.5 tied, 0 lost. What has no verdict is
+NaN, which Inspect keeps and leaves out of every mean, as here; its reason says whether it was unparsed or failed. All
+rows and all verdicts are in it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def log_of(report: Report, verdicts: Iterable[Verdict], rows: Sequence[RowRecord
     edits = next((variant.made_by for variant in report.variants if variant.name == ALIGNED), "")
     model = f"mal/{edits or ALIGNED}"
     name = ", ".join(Path(source.path).name for source in report.sources)
-    digest = blake2b(f"{report.made} {[source.digest for source in report.sources]}".encode(), digest_size=11).hexdigest()
+    sources = " ".join(source.digest for source in report.sources)
+    digest = blake2b(f"{report.made} {sources}".encode(), digest_size=11).hexdigest()
     told = ("settings", "sources", "policies", "requests", "objectives", "variants", "left_out", "judges", "coverage")
     record = plain(report)
     return {

@@ -1,12 +1,12 @@
 """A report as one HTML file that opens from the disk and loads nothing: charts, tables, examples to search.
 
-The page is page.html, which page/build.py makes of page/report/: markup, styles, our scripts and Chart.js. It is the same
-in every report; only the data are written into it here, as JSON in a block that no browser runs, spelled so that no text
-can end that block. Everything is drawn in the browser, by text nodes and attributes alone: the page's content policy lets
-its own scripts run and no others, and forbids them to make HTML of a text.
+The page is page.html, which page/build.py makes of page/report/: markup, styles, our scripts and Chart.js. It is the
+same in every report; only the data are written into it here, as JSON in a block that no browser runs, spelled so that no
+text can end that block. Everything is drawn in the browser, by text nodes and attributes alone: the page's content
+policy lets its own scripts run and no others, and forbids them to make HTML of a text.
 
-Chart.js, inlined: it is kept up, small (210 kB, where Plotly takes 4 MB and ECharts 1 MB), has radars and bars, and draws on
-a canvas, so that it needs neither inline styles nor eval. matplotlib would be a heavy extra for pictures that know neither
+Chart.js, inlined: it is kept up, small (210 kB; Plotly takes 4 MB, ECharts 1 MB), has radars and bars, and draws on a
+canvas, so that it needs neither inline styles nor eval. matplotlib would be a heavy extra for pictures that know neither
 dark nor narrow; the train report's few lines of SVG have no axes that fit themselves to 20 objectives.
 """
 
@@ -36,7 +36,7 @@ _MARK = 4096  # bytes in which that stands
 
 
 def page_of(report: Report, verdicts: Iterable[Verdict], rows: Sequence[RowRecord]) -> str:
-    """The HTML of a report. Cells of single requests stay in the JSON alone; of many rows some are shown, and counted."""
+    """The HTML of a report. Cells of single requests stay in the JSON; of many rows some are shown, and counted."""
     shown = replace(report, cells=tuple(cell for cell in report.cells if cell.request == ALL))
     data = {"report": plain(shown), "examples": _examples(report, verdicts, rows)}
     page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
@@ -130,6 +130,6 @@ def _cut(text: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it is read as HTML, and it can be encoded whatever it holds."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    """JSON for a script element: nothing in it is read as HTML, and whatever it holds can be encoded."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -4,15 +4,21 @@ const { report, examples } = JSON.parse($("data").textContent);
 const ALL = "*", ALIGNED = "aligned", UNALIGNED = "unaligned", GOLDEN = "golden", ANSWER = "answer";
 const CLEAR = 0.05; // a p-value after Holm up to which something counts as shown
 const WHOLE = report.policies.length > 1 ? ALL : report.policies[0]; // the policy of cells over all rows
+const askedFor = new Set(report.requests.flatMap((request) => request.split(",")));
 const variants = report.variants.map((one) => one.name);
 
 const policyName = (policy) => (policy === ALL ? `all ${report.policies.length} policies` : policy);
 const requestName = (request) => request.split(",").join(", ");
+/** Rounded as the terminal rounds: 62.5 is 62 there, and no reader of both should wonder. */
+const rounding = [0, 1, 2, 3].map((digits) => new Intl.NumberFormat("en", {
+  minimumFractionDigits: digits, maximumFractionDigits: digits, useGrouping: false, roundingMode: "halfEven",
+}));
+const fixed = (value, digits = 0) => rounding[digits].format(value);
 const signed = (value, digits) => {
-  const told = Math.abs(100 * value).toFixed(digits);
+  const told = fixed(Math.abs(100 * value), digits);
   return `${Number(told) === 0 ? "" : value < 0 ? "−" : "+"}${told}`;
 };
-const percent = (share) => (share === null || share === undefined ? "" : `${(100 * share).toFixed(0)} %`);
+const percent = (share) => (share === null || share === undefined ? "" : `${fixed(100 * share)} %`);
 
 /** A difference of shares in points: "+12.5 [+3, +22]". */
 function points(found) {
@@ -24,13 +30,13 @@ const spread = (found) => `[${signed(found.low, 0)}, ${signed(found.high, 0)}]`;
 /** A share in hundredths: "62 [55, 69]". */
 function rate(found) {
   if (!found) return "";
-  const told = (value) => (100 * value).toFixed(0);
+  const told = (value) => fixed(100 * value);
   return told(found.value) + (found.low === null ? "" : ` [${told(found.low)}, ${told(found.high)}]`);
 }
 
 function chance(found) {
   if (!found || found.p_holm === null) return "";
-  return found.p_holm < 0.001 ? "<0.001" : found.p_holm.toFixed(3);
+  return found.p_holm < 0.001 ? "<0.001" : fixed(found.p_holm, 3);
 }
 
 /** Whether an interval excludes 0: 1 above it, -1 below, else 0. */
@@ -41,11 +47,11 @@ function counted(counts) {
   return `${counts.win}/${counts.tie}/${counts.lose}${lost.join("")}`;
 }
 
-/** Objectives that a judge judged: those that were asked for, then (if wanted) the others. */
+/** Objectives that a judge judged: those that some row asked for, then (if wanted, or if there are none) the others. */
 function objectivesOf(judge, policy, others) {
   const mine = report.cells.filter((cell) => cell.judge === judge && cell.policy === policy);
-  const asked = [...new Set(mine.filter((cell) => cell.asked).map((cell) => cell.objective))];
-  const rest = [...new Set(mine.map((cell) => cell.objective))].filter((name) => !asked.includes(name));
+  const all = [...new Set(mine.map((cell) => cell.objective))];
+  const asked = all.filter((name) => askedFor.has(name)), rest = all.filter((name) => !askedFor.has(name));
   return asked.length === 0 || others ? [...asked, ...rest] : asked;
 }
 
@@ -56,16 +62,15 @@ const gainOf = (judge, policy, objective, variant) => report.gains.find((gain) =
 
 // --- tables: a heading for every column and row; a wide one scrolls by itself ---
 
-/** `columns`: names, those of numbers with a leading "#". A row: [heading, ...cells]; texts or nodes. */
+/** `columns`: names, those of numbers with a leading "#", of prose "~". A row: {cells: [heading, ...]}; texts or nodes. */
 function table(caption, columns, rows, hidden = false) {
-  const number = columns.map((name) => name.startsWith("#"));
-  const plain = columns.map((name) => name.replace(/^#/, ""));
-  const head = plain.map((name, i) => el("th", { scope: "col", class: number[i] && "number" }, name));
+  const kind = columns.map((name) => ({ "#": "number", "~": "prose" })[name[0]]);
+  const head = columns.map((name, i) => el("th", { scope: "col", class: kind[i] }, name.replace(/^[#~]/, "")));
   const body = rows.map((row) => el("tr", { class: row.again && "again" },
     ...row.cells.map((cell, i) => (i === 0 ? el("th", { scope: "row" }, cell)
-      : el("td", { class: number[i] ? "number" : "long" }, ...[cell].flat())))));
+      : el("td", { class: kind[i] }, ...[cell].flat())))));
   return el("div", { class: "frame", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", {}, el("caption", { class: hidden && "hidden" }, caption),
+    el("table", {}, el("caption", { class: hidden && "hidden" }, el("span", {}, caption)),
       el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body)));
 }
 

@@ -94,15 +94,16 @@ $("more").addEventListener("click", () => {
   say(`${plural(seen, "example")} shown`);
 });
 
+const BECAME = { win: "won against", tie: "tied with", lose: "lost to", unparsed: "unparsed against", failed: "failed against" };
 const chip = (verdict) => el("li", { class: `chip ${verdict.outcome}` },
-  `${verdict.objective}: ${verdict.outcome} against ${verdict.reference === GOLDEN ? "golden" : "the answer"}`
+  `${verdict.objective}: ${BECAME[verdict.outcome]} ${verdict.reference === GOLDEN ? "golden" : "the answer"}`
   + `${heard.length > 1 ? ` (${verdict.judge})` : ""}`);
 
 function card(one, verdicts) {
   const { text, objective } = matched;
   const asked = one.request.split(",");
-  const first = objective ? verdicts : [...verdicts].sort((a, b) => asked.includes(b.objective) - asked.includes(a.objective));
-  const rest = verdicts.length - CHIPS;
+  const wanted = objective ? [] : verdicts.filter((verdict) => asked.includes(verdict.objective));
+  const first = (wanted.length ? wanted : verdicts).slice(0, CHIPS), rest = verdicts.length - first.length;
   const parts = compare(one.texts[UNALIGNED] ?? "", one.texts[text]);
   const question = one.query.length > LONG ? `${one.query.slice(0, LONG)}…` : one.query;
   const head = [one.policy, `asked for: ${requestName(one.request)}`, `${one.source}, ${one.place}`, one.outcome && `mal batch: ${one.outcome}`];
@@ -110,7 +111,7 @@ function card(one, verdicts) {
     el("header", {}, ...head.filter(Boolean).map((part) => el("span", {}, part))),
     el("h3", { dir: "auto", tabindex: "-1" }, question),
     question !== one.query && el("details", {}, el("summary", {}, "The whole question"), words(one.query)),
-    first.length > 0 && el("ul", { class: "chips", "aria-label": "Verdicts" }, ...first.slice(0, CHIPS).map(chip),
+    first.length > 0 && el("ul", { class: "chips", "aria-label": "Verdicts" }, ...first.map(chip),
       rest > 0 && el("li", { class: "chip" }, `and ${rest} more below`)),
     el("div", { class: "pair" },
       el("div", {}, el("h4", {}, `The answer of ${one.policy}`), side2(parts, "gone")),
@@ -136,7 +137,7 @@ function allVerdicts(one, text) {
     const place = (order) => ({ 0: "scored", 1: "text first", 2: "text second" })[order];
     const saying = (verdict) => (verdict.identical ? "the texts are the same; nobody was asked"
       : verdict.orders.map(([order, said, raw]) => `${place(order)}: ${said}${raw ? ` (${raw})` : ""}`).join("; "));
-    details.append(table(`Verdicts on ${one.place}`, ["objective", "against", "outcome", "judge", "what it said, by order"],
+    details.append(table(`Verdicts on ${one.place}`, ["objective", "against", "outcome", "judge", "~what it said, by order"],
       mine.map((verdict) => row(verdict.objective, verdict.reference, verdict.outcome, verdict.judge, saying(verdict))), true));
   });
   return mine.length > 0 && details;

@@ -46,7 +46,7 @@ function start() {
 
   const parts = {
     first: report.notes.length, objectives: judged.length, radars: judged.length, tax: report.tax.length,
-    examples: examples.of, quality: report.quality.length, judges: report.judges.length, made: true,
+    quality: report.quality.length, examples: examples.of, judges: report.judges.length, made: true,
   };
   for (const [id, there] of Object.entries(parts)) {
     $(id).hidden = !there;

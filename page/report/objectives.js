@@ -44,7 +44,7 @@ function drawBars() {
 function sentence() {
   const told = objectivesOf(state.judge, state.policy, false)
     .map((objective) => [objective, cellOf(state.judge, state.policy, objective, ALIGNED, ANSWER)?.net]).filter(([, net]) => net);
-  const asked = report.cells.some((cell) => cell.judge === state.judge && cell.asked);
+  const asked = told.some(([objective]) => askedFor.has(objective));
   if (!told.length) return `${state.judge} judged no edit of ${policyName(state.policy)} against the answers.`;
   const shown = (sign) => told.filter(([, net]) => net.p_holm !== null && net.p_holm <= CLEAR && Math.sign(net.value) === sign)
     .map(([name]) => name);
@@ -82,7 +82,7 @@ function drawNumbers() {
     el("p", { class: "fine" }, "Net and gain are in points. Gain: wins against the golden answers minus the unaligned answer’s "
       + "wins against them; with ties: the same, ties counted as wins, as the paper’s code does. Equal length: the rate, a tie "
       + "as half a win, if both texts were as long. p: of no difference, after Holm over what one judge says of one kind of "
-      + "text. Intervals are clustered by query."));
+      + "text. Intervals are clustered by query. All rows count, whatever they asked for; the matrix below tells requests apart."));
 }
 
 /** A difference, green or red where its interval excludes 0. */

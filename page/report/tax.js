@@ -29,7 +29,7 @@ function drawTax() {
   const body = el("tbody");
   const caption = `By ${state.judge}, all rows: requested (rows) against measured (columns), net points`;
   const frame = el("div", { class: "frame", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", {}, el("caption", {}, caption),
+    el("table", {}, el("caption", {}, el("span", {}, caption)),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "requested"),
         ...objectives.map((objective) => el("th", { scope: "col", class: "number" }, objective)))), body));
   const word = (level, sign) => `${sign}${STEPS[level - 1]}${level < 4 ? ` to ${sign}${STEPS[level]}` : " and more"}`;
