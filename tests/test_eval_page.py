@@ -492,6 +492,7 @@ def test_axe_finds_nothing(reader: Reader, axe: str, scheme: str) -> None:
     reader.one("#others").click()
     for details in reader.all("details"):
         reader.script("arguments[0].open = true", details)
+    reader.browser.set_script_timeout(180)  # on a busy machine
     found = reader.browser.execute_async_script(
         f"if (!window.axe) {{ {axe} }}; const done = arguments[0];"
         "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"

@@ -59,7 +59,7 @@ function matching() {
     const verdicts = one.verdicts.filter(wants);
     if (asks && !verdicts.length) continue;
     if (words.length) {
-      one.searched ??= [one.query, one.place, one.golden ?? "", ...Object.values(one.texts)].join("\n").toLocaleLowerCase();
+      one.searched ??= [one.query, one.golden ?? "", ...Object.values(one.texts)].join("\n").toLocaleLowerCase();
       if (!words.every((word) => one.searched.includes(word))) continue;
     }
     found.push([one, verdicts]);

@@ -38,7 +38,7 @@ function drawJudges() {
         ["Prompt", judge.prompt],
       ]),
       place && place.pairs > 0 && table(`Position: ${judge.name} over ${place.pairs.toLocaleString()} pairs asked in both orders`,
-        ["", "#both orders agree", "#the first won twice", "#the second won twice", "#a tie in one order"],
+        ["of", "#both orders agree", "#the first won twice", "#the second won twice", "#a tie in one order"],
         [row("pairs", part(place.agreed), part(place.first), part(place.second), part(place.mixed))]),
       judge.meta.length > 0 && metas(judge),
       judge.template !== "" && el("details", {}, el("summary", {}, "Its prompt, word by word"), el("pre", {}, judge.template)));
@@ -55,7 +55,7 @@ function metas(judge) {
       String(meta.counts.unparsed), String(meta.counts.failed), verdict);
   });
   return table(`${judge.name} against people’s votes (50 is chance; a tie of the judge’s is half right)`,
-    ["set", "#pairs", "#right in % [95 %]", "#kappa", "#both orders agree", "#first twice", "#second twice", "#unparsed", "#failed", ""], rows);
+    ["set", "#pairs", "#right in % [95 %]", "#kappa", "#both orders agree", "#first twice", "#second twice", "#unparsed", "#failed", "so it is"], rows);
 }
 
 function drawMade() {
