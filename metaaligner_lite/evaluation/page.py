@@ -1,13 +1,13 @@
 """A report as one HTML file that opens from the disk and loads nothing: charts, tables, examples to search.
 
 The page is page.html, which page/build.py makes of page/report/: markup, styles, our scripts and Chart.js. It is the
-same in every report; only the data are written into it here, as JSON in a block that no browser runs, spelled so that no
-text can end that block. Everything is drawn in the browser, by text nodes and attributes alone: the page's content
+same in every report; only the data are written into it here, as JSON in a block that no browser runs, spelled so that
+no text can end that block. Everything is drawn in the browser, by text nodes and attributes alone: the page's content
 policy lets its own scripts run and no others, and forbids them to make HTML of a text.
 
 Chart.js, inlined: it is kept up, small (210 kB; Plotly takes 4 MB, ECharts 1 MB), has radars and bars, and draws on a
-canvas, so that it needs neither inline styles nor eval. matplotlib would be a heavy extra for pictures that know neither
-dark nor narrow; the train report's few lines of SVG have no axes that fit themselves to 20 objectives.
+canvas, so that it needs neither inline styles nor eval. matplotlib would be a heavy extra for pictures that know
+neither dark nor narrow; the train report's few lines of SVG have no axes that fit themselves to 20 objectives.
 """
 
 from __future__ import annotations
