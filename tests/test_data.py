@@ -695,6 +695,15 @@ def test_build_and_show(mal, tmp_path):
     assert told["edits"][0]["prompt"].startswith("You are an assistant to human.") and told["pairs"] == 1
 
 
+def test_a_row_of_very_many_answers_is_shown_by_its_first(mal, tmp_path):
+    """All pairs of 5,000 answers would be 12 million."""
+    answers = [{"text": f"answer {i}", "ratings": {"humor": i}} for i in range(5000)]
+    source = write(tmp_path / "rows.jsonl", [{"id": "1", "query": "q", "answers": answers}])
+    said = mal("show", source)
+    assert "5,000 answers" in said and "435 pairs" in said
+    assert "of 1 rows with more than 30 answers the first 30 are compared" in said
+
+
 def test_reward_models_from_the_command_line(mal, classifier, tmp_path):
     source = write(tmp_path / "s.jsonl", [{"chosen": HH + f" answer {i}", "rejected": HH + " other"} for i in range(3)])
     rewards = [
