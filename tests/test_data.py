@@ -451,6 +451,19 @@ def test_rows_read_back_as_they_were(tmp_path):
     assert rows == [row]
 
 
+def test_lines_are_what_json_writes():
+    """With orjson or without it, whatever the texts hold."""
+    from json.encoder import encode_basestring
+
+    from mal_train.rows import Lines
+
+    text = "".join(map(chr, range(160))) + '\u2028é😀"\\/'
+    row = Row("1", text, (Answer(text, {KNOWN["humor"]: 0.5}), Answer("b", {KNOWN["humor"]: 1.0})))
+    assert Lines(KNOWN)(row) == json.dumps(to_json(row), ensure_ascii=False) + "\n"
+    orjson = pytest.importorskip("orjson")
+    assert orjson.dumps(text).decode() == encode_basestring(text)
+
+
 # --- scorers ---
 
 

@@ -120,8 +120,9 @@ def detect(record: Record, mapped: Mapped) -> str:
     lacking = lacks(record)
     raise UsageError(
         f"the data's form is not known by its keys ({', '.join(sorted(map(str, record))[:12])})"
-        f"{f': {lacking}' if lacking else ''}; name it with --format "
+        "; name it with --format "
         f"({', '.join(FORMATS)}) and its columns with --column, such as --column query=instruction"
+        f"{f'. It looks like {lacking}' if lacking else ''}"
     )
 
 
