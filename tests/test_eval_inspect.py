@@ -17,7 +17,7 @@ import pytest
 from metaaligner_lite.errors import FileProblem, UsageError
 from metaaligner_lite.evaluation.inspect_log import check_log, write_log
 
-# inspect_ai wants a python-dateutil that boto's packages hold down, and 200 MB: it lives in an environment of its own.
+# inspect_ai brings 200 MB, and pip finds no versions that suit it and this project: it has an environment of its own.
 PYTHON = os.environ.get("MAL_INSPECT", sys.executable)
 READ = """
 import json, sys

@@ -1,7 +1,7 @@
 """A report as a log of Inspect (inspect_ai): for `inspect view`, `read_eval_log`, data frames of logs.
 
 Written by its documented form (an EvalLog, version 2, https://inspect.aisi.org.uk/eval-logs.html), without the package:
-it brings some 200 MB along, a python-dateutil among them that the rest of this project cannot share.
+it brings some 200 MB along, and pip finds no versions that it and the rest of this project both take.
 
 A sample is a row: its input the query, its target the golden answer, its output the edit. A score of it is one judge's
 verdict on one objective, "JUDGE: OBJECTIVE, TEXT against REFERENCE": 1 won, 0.5 tied, 0 lost. What has no verdict is
