@@ -281,7 +281,7 @@ def _ask(
     queries: list[str], kind: str, how: str, model: str, path: Path, options: argparse.Namespace
 ) -> Iterator[tuple[str, str]]:
     from metaaligner_lite.generation import GREEDY, Sampling
-    from metaaligner_lite.prompts import PLAIN_DIALOGUE
+    from metaaligner_lite.templates import PLAIN_DIALOGUE
 
     with open_engine(options.base, threads=options.threads) as engine, path.open("a", encoding="utf-8") as log:
         template = engine.model.template or PLAIN_DIALOGUE
