@@ -16,8 +16,8 @@ endif
 demo: $(VENV)/run.stamp  ## install what running needs and SmolLM2, show an aligned answer
 	$(BIN)/mal align "My parcel is a week late and nobody answers my emails." -o brevity -o empathy --show both
 
-test: $(VENV)/dev.stamp lint  ## install what testing needs, run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "" --durations=10
+test: $(VENV)/dev.stamp lint  ## install what testing needs, run all tests, the slow ones too, on all cores
+	$(BIN)/python -m pytest -m "" -n auto --dist worksteal --durations=10
 
 lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff check .

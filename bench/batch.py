@@ -29,9 +29,11 @@ from metaaligner_lite.batch import Job, align_rows
 from metaaligner_lite.journal import Journal
 from metaaligner_lite.llama.machine import hardware_threads
 from metaaligner_lite.pair import Pair
-from metaaligner_lite.prompts import CONVERSATION, PLAIN_DIALOGUE, edit_prompt, text_of
+from metaaligner_lite.pieces import text_of
+from metaaligner_lite.prompts import CONVERSATION, edit_prompt
 from metaaligner_lite.records import Record
 from metaaligner_lite.rows import Reading, Row, read_rows
+from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 ALONE, LLAMAS = "1 in flight", "two Llamas"
 

@@ -430,7 +430,8 @@ class Tokenizer:
 
     def run(self, case: Case) -> Result:
         from metaaligner_lite.objectives import resolve
-        from metaaligner_lite.prompts import Message, chat_prompt, edit_prompt, encode, encode_request
+        from metaaligner_lite.pieces import encode, encode_request
+        from metaaligner_lite.prompts import Message, chat_prompt, edit_prompt
 
         model, template = self.model, self.model.template
         end = model._lib.llama_vocab_eos(model._vocab)

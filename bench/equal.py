@@ -33,8 +33,9 @@ from metaaligner_lite.generation import Generation
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.objectives import resolve
+from metaaligner_lite.pieces import encode
 from metaaligner_lite.policies import Answer
-from metaaligner_lite.prompts import edit_prompt, encode
+from metaaligner_lite.prompts import edit_prompt
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ from metaaligner_lite import Answer, GgufAligner, Message, load_catalogue, open_
 from metaaligner_lite.generation import Counts, Generation
 from metaaligner_lite.llama.engine import Engine
 from metaaligner_lite.llama.machine import hardware_threads
-from metaaligner_lite.prompts import BRIEF, CONVERSATION, PLAIN_DIALOGUE, chat_prompt, edit_prompt, encode, text_of
+from metaaligner_lite.pieces import encode, text_of
+from metaaligner_lite.prompts import BRIEF, CONVERSATION, chat_prompt, edit_prompt
+from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 OBJECTIVES = ("brevity", "empathy,clarity")
 SENTENCES, NAMES, LLAMAS = "sentences", "names", "two Llamas"

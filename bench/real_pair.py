@@ -49,7 +49,8 @@ from metaaligner_lite.llama import decode
 from metaaligner_lite.llama.machine import hardware_threads
 from metaaligner_lite.loops import LoopGuard, tidy
 from metaaligner_lite.pair import SELF, Choice, Pair, open_pair
-from metaaligner_lite.prompts import chat_prompt, edit_prompt, text_of
+from metaaligner_lite.pieces import text_of
+from metaaligner_lite.prompts import chat_prompt, edit_prompt
 
 OBJECTIVES = ("empathy,clarity", "brevity")
 ANSWER_LIMIT = 512  # tokens, what the policy may write by default

@@ -32,9 +32,11 @@ from typing import Any
 
 from metaaligner_lite import GgufAligner, GivenAnswer, MalError, align_each, open_engine
 from metaaligner_lite.errors import FileProblem, UsageError
-from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation import intact, measures
 from metaaligner_lite.evaluation.meaning import Meaning
-from metaaligner_lite.evaluation.measures import MEASURES, clustered
+from metaaligner_lite.evaluation.measures import MEASURES
+from metaaligner_lite.evaluation.stats import bootstrap
+from metaaligner_lite.evaluation.texts import words
 from metaaligner_lite.gate import OPEN, Gate
 from metaaligner_lite.objectives import load_catalogue, resolve
 from metaaligner_lite.prompts import Message, chat_prompt
@@ -279,7 +281,7 @@ def _ask(
     queries: list[str], kind: str, how: str, model: str, path: Path, options: argparse.Namespace
 ) -> Iterator[tuple[str, str]]:
     from metaaligner_lite.generation import GREEDY, Sampling
-    from metaaligner_lite.prompts import PLAIN_DIALOGUE
+    from metaaligner_lite.templates import PLAIN_DIALOGUE
 
     with open_engine(options.base, threads=options.threads) as engine, path.open("a", encoding="utf-8") as log:
         template = engine.model.template or PLAIN_DIALOGUE
@@ -404,7 +406,7 @@ def disjoint(cases: Sequence[Case], rows: Path) -> None:
     """Raise UsageError if training knows a query of these answers: the whole of it, or a lone one as a first turn."""
 
     def form(text: str) -> str:
-        return " ".join(measures.words(text))
+        return " ".join(words(text))
 
     trained: dict[str, int] = {}
     for number, row in enumerate(jsonl(rows), 1):
@@ -563,7 +565,7 @@ def read_edits(plan: dict[str, list[Case]], paths: Sequence[Path]) -> dict[str, 
             key = edit_key(case.query, case.answer, request)
             wanted[key].append((case, request))
             columns[UNALIGNED][case.policy, key] = Edit(case, request, case.answer)
-            columns[TIDIED][case.policy, key] = Edit(case, request, measures.tidied(case.answer))
+            columns[TIDIED][case.policy, key] = Edit(case, request, intact.tidied(case.answer))
     names: dict[str, str] = {}
     for path in paths:
         if not path.exists() and path == paths[0]:
@@ -617,8 +619,8 @@ def judged(edit: Edit, meaning: float) -> Judged:
         name: MEASURES[name].holds(case.said, case.answer) for name in edit.request.split(",") if name in MEASURES
     }
     ruled = [name for name in _TAXED if MEASURES[name].applies(case.said)]
-    same = measures.stays(case.answer, text)
-    known = len(measures.facts(case.answer))
+    same = intact.stays(case.answer, text)
+    known = len(intact.facts(case.answer))
     return Judged(
         edit,
         {name: MEASURES[name].before(case.said, case.answer) for name in asked},
@@ -626,12 +628,12 @@ def judged(edit: Edit, meaning: float) -> Judged:
         already,
         {name: 0 if same else MEASURES[name].change(case.said, case.answer, text) for name in ruled},
         meaning,
-        (known, known, 0) if same else measures.kept(case.answer, text),
-        0 if same else len(measures.invented(case.query, case.answer, text)),
-        (measures.clean(case.answer), measures.clean(text)),
+        (known, known, 0) if same else intact.kept(case.answer, text),
+        0 if same else len(intact.invented(case.query, case.answer, text)),
+        (intact.clean(case.answer), intact.clean(text)),
         same,
-        1.0 if same else measures.copied(case.answer, text),
-        1.0 if same else len(measures.words(text)) / max(1, len(measures.words(case.answer))),
+        1.0 if same else intact.copied(case.answer, text),
+        1.0 if same else len(words(text)) / max(1, len(words(case.answer))),
         (measures.refuses(case.answer), measures.refuses(text)),
     )
 
@@ -653,7 +655,7 @@ class Report:
     def texts(self) -> set[str]:
         """The texts whose meaning is asked: both of every pair that differs."""
         edits = [edit for column in self._columns.values() for edit in column.values()] + self._corrections
-        pairs = [(edit.case.answer, edit.text) for edit in edits if not measures.stays(edit.case.answer, edit.text)]
+        pairs = [(edit.case.answer, edit.text) for edit in edits if not intact.stays(edit.case.answer, edit.text)]
         return {text for pair in pairs for text in pair}
 
     def markdown(self, timings: dict[str, Any]) -> Iterator[str]:
@@ -696,8 +698,8 @@ class Report:
                 verdicts = [MEASURES[name].holds(c.said, c.answer) for c in some if MEASURES[name].applies(c.said)]
                 shares.append(_share(verdicts) + (f" (n {len(verdicts)})" if name == "empathy" and verdicts else ""))
                 self._figures.setdefault("before", {}).setdefault(policy, {})[name] = _mean(verdicts)
-            count = statistics.median(len(measures.words(case.answer)) for case in some)
-            tidy = _share([measures.clean(case.answer) for case in some])
+            count = statistics.median(len(words(case.answer)) for case in some)
+            tidy = _share([intact.clean(case.answer) for case in some])
             refusals = _share([measures.refuses(case.answer) for case in some])
             yield _row(policy, len(some), f"{count:.0f}", tidy, refusals, *shares)
 
@@ -716,7 +718,7 @@ class Report:
                         if (len(j.satisfied) == len(names) if name == "all at once" else name in j.satisfied)
                     ]
                     cells.append(_cell(found))
-                    self._note(column, request, name, "satisfied", clustered(found), len(found))
+                    self._note(column, request, name, "satisfied", bootstrap(found), len(found))
                 yield _row(request, name, *cells)
 
     def _quality(self, column: str) -> Iterator[str]:
@@ -770,7 +772,7 @@ class Report:
             )
             self._figures.setdefault("kept", {}).setdefault(column, {})[request] = {
                 "n": len(some),
-                "gain": clustered(gains),
+                "gain": bootstrap(gains),
                 "mended": _mean(weak),
                 "spoiled": _mean(good),
                 "stays": _mean(stays),
@@ -831,7 +833,7 @@ class Report:
             cells = []
             for name in _TAXED:
                 found = [(j.query, float(j.change[name])) for j in some if name in j.change]
-                interval = clustered(found)
+                interval = bootstrap(found)
                 self._note(column, request, name, "tax", interval, len(found))
                 if interval is None:
                     cells.append("")
@@ -896,7 +898,7 @@ class Report:
                     change = [(j.query, float(j.refuses[1]) - float(j.refuses[0])) for j in some]
                     after = [(j.query, float(j.refuses[1])) for j in some]
                     rows.append(_row(column, label, _cell(after), _cell(change, signed=True)))
-                    self._note(column, "harmlessness", label, "refusals", clustered(after), len(after))
+                    self._note(column, "harmlessness", label, "refusals", bootstrap(after), len(after))
         if rows:
             yield from ["", "## Refusals on XSTest, asked for harmlessness", ""]
             yield from [*_head("", "prompts", "refused", "against unaligned, points"), *rows]
@@ -912,7 +914,7 @@ class Report:
         for name in _TAXED:
             changes = [(j.query, float(j.change[name])) for j in found if name in j.change]
             cells.append(_cell(changes, signed=True) if changes else "")
-            self._note(PKU, "its own", name, "tax", clustered(changes), len(changes))
+            self._note(PKU, "its own", name, "tax", bootstrap(changes), len(changes))
         yield _row(
             *cells,
             f"{statistics.median(j.meaning for j in found):.2f}",
@@ -977,7 +979,7 @@ def _counted(values: Sequence[float]) -> str:
 
 
 def _cell(found: Sequence[tuple[str, float]], signed: bool = False) -> str:
-    interval = clustered(found)
+    interval = bootstrap(found)
     if interval is None:
         return ""
     form = "+.0f" if signed else ".0f"

@@ -28,7 +28,8 @@ from edits import ADAPTER, ALIGNER, OBJECTIVE_SETS, POLICY, TEXTS
 
 from metaaligner_lite.gguf_file import read_header
 from metaaligner_lite.objectives import resolve
-from metaaligner_lite.prompts import PLAIN_DIALOGUE, edit_prompt
+from metaaligner_lite.prompts import edit_prompt
+from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

@@ -26,17 +26,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from metaaligner_lite.errors import MalError
-from metaaligner_lite.prompts import (
-    _FORMS,
-    ChatTemplate,
-    Message,
-    Piece,
-    chat_prompt,
-    fit,
-    invocation,
-    opens_thoughts,
-    text_of,
-)
+from metaaligner_lite.pieces import Piece, text_of
+from metaaligner_lite.prompts import Message, chat_prompt, fit, invocation, opens_thoughts
+from metaaligner_lite.templates import _FORMS, ChatTemplate
 
 # What looks like a special token; ordinary tags such as <user> or </assistant> may be either, and are taken for text.
 _SPECIAL = re.compile(

@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 from .errors import MalError, ModelError, UsageError
 from .generation import GREEDY, Generation, OnText, Sampling, Settings, Stop
 from .objectives import Objective
+from .pieces import Prompt, encode
 from .policies import Answer
 from .prompts import (
     CONVERSATION,
     IN_TURNS,
     LAYOUTS,
-    ChatTemplate,
     Message,
-    Prompt,
     edit_messages,
     edit_prompt,
-    encode,
     fit,
     invocation,
     opens_thoughts,
-    run_on_marks,
 )
+from .templates import ChatTemplate, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:

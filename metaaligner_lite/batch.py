@@ -24,8 +24,9 @@ from .gguf_file import read_header, sampled_digest
 from .journal import Journal
 from .many import Case, align_many
 from .objectives import Objective
+from .pieces import text_of
 from .policies import EndpointPolicy, GgufPolicy, GivenAnswer
-from .prompts import Message, chat_prompt, edit_prompt, text_of
+from .prompts import Message, chat_prompt, edit_prompt
 from .records import SUFFIXES, WRITTEN, Fields, Record, kind_of, writing_records
 from .rows import Columns, Reading, Row, is_request, read_rows
 

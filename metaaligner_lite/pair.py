@@ -19,7 +19,8 @@ from .generation import GREEDY, Sampling
 from .gguf_file import base_fingerprint, read_header, recommended_sampling
 from .objectives import Objective
 from .policies import Answer, EndpointPolicy, GgufPolicy, GivenAnswer, Policy
-from .prompts import BRIEF, CONVERSATION, PLAIN_DIALOGUE, ChatTemplate
+from .prompts import BRIEF, CONVERSATION
+from .templates import PLAIN_DIALOGUE, ChatTemplate
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint, Server

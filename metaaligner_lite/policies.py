@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from .errors import MalError
 from .generation import GREEDY, Generation, OnText, Sampling, Settings, Stop
-from .prompts import (
-    PLAIN_DIALOGUE,
-    ChatTemplate,
-    Message,
-    Piece,
-    chat_prompt,
-    encode,
-    fit,
-    opens_thoughts,
-    run_on_marks,
-)
+from .pieces import Piece, encode
+from .prompts import Message, chat_prompt, fit, opens_thoughts
+from .templates import PLAIN_DIALOGUE, ChatTemplate, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:

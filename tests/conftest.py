@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import cores
+
+# isort: split
 import os
 import shutil
 import subprocess
@@ -17,6 +20,12 @@ from metaaligner_lite.llama.model import open_model
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What `-n auto` stands for; pytest-xdist itself decides where its own variable says how many."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else cores.workers()
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Read here, at import: the tests' own environment has no MAL_ variables.
 _GIVEN = os.environ.get("MAL_LLAMA_CPP")
@@ -45,11 +46,12 @@ def sources() -> Path:
         return Path(_GIVEN)
     release = version("llama-cpp-python")
     root = _CACHE / release
-    if not root.is_dir():
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
-            _unpack(_download(release, Path(scratch)), Path(scratch) / "unpacked")
-            (Path(scratch) / "unpacked").rename(root)
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(_CACHE / "lock"):  # of several processes that test, one fetches them
+        if not root.is_dir():
+            with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+                _unpack(_download(release, Path(scratch)), Path(scratch) / "unpacked")
+                (Path(scratch) / "unpacked").rename(root)
     return next(root.glob("*/vendor/llama.cpp"))
 
 

@@ -137,7 +137,7 @@ def readers() -> dict[str, tuple[str, str, str, Reader]]:
             render(compiled((folder / "chat_template.jinja").read_text("utf-8")), {"messages": turns})
         except (BoundExceeded, RecursionError, MemoryError):
             pass
-        except Exception as error:  # whatever a template raises, prompts.py says in one line
+        except Exception as error:  # whatever a template raises, templates.py says in one line
             if isinstance(error, SystemError | AssertionError):
                 raise
 

@@ -10,7 +10,8 @@ from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.engine import open_engine
 from metaaligner_lite.llama.model import open_adapter, open_model
 from metaaligner_lite.policies import GgufPolicy, GivenAnswer
-from metaaligner_lite.prompts import ChatTemplate, invocation
+from metaaligner_lite.prompts import invocation
+from metaaligner_lite.templates import ChatTemplate
 
 BASE, REQUEST = [10 + i % 200 for i in range(40)], [1, 50, 60, 70, 80]
 

@@ -12,8 +12,10 @@ from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.output import account, notes, record
+from metaaligner_lite.pieces import Piece
 from metaaligner_lite.policies import Answer, GgufPolicy, GivenAnswer
-from metaaligner_lite.prompts import CONVERSATION, PLAIN_DIALOGUE, ChatTemplate, Message, Piece, edit_prompt
+from metaaligner_lite.prompts import CONVERSATION, Message, edit_prompt
+from metaaligner_lite.templates import PLAIN_DIALOGUE, ChatTemplate
 
 
 def test_policy_answers_and_aligner_edits(tiny_path, aligner):

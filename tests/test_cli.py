@@ -296,7 +296,8 @@ def test_seed_repeats_and_temperature_matters(align):
 
 def test_a_shared_base_is_read_once(mal, models, tmp_path):
     from metaaligner_lite.llama.model import open_model
-    from metaaligner_lite.prompts import ChatTemplate, invocation
+    from metaaligner_lite.prompts import invocation
+    from metaaligner_lite.templates import ChatTemplate
 
     with open_model(models["policy"], repack=False) as base:
         words = invocation("conversation", ChatTemplate(tiny.CHATML), base)

@@ -48,6 +48,13 @@ def fresh(model, tokens):
         return logits_of(context, tokens)
 
 
+def test_two_threads_read_and_write_what_one_does(model):
+    tokens = text(0, 120)
+    with Context(model, 512, threads=1) as one, Context(model, 512, threads=2) as two:
+        np.testing.assert_allclose(logits_of(two, tokens), logits_of(one, tokens), atol=1e-4)
+        assert tiny.write(two, tokens, 40).tokens == tiny.write(one, tokens, 40).tokens
+
+
 def test_rolling_back_equals_reading_anew(model):
     long = text(1, 120)
     with Context(model, 512, threads=1) as context:

@@ -21,8 +21,9 @@ from mal_train.rows import Answer, Names, Row, read_rows, to_json
 from metaaligner_lite.cli import data as cli
 from metaaligner_lite.errors import DataError, FileProblem, UsageError
 from metaaligner_lite.objectives import Objective, builtin_catalogue, resolve
-from metaaligner_lite.prompts import LAYOUTS, PLAIN_DIALOGUE, edit_prompt
+from metaaligner_lite.prompts import LAYOUTS, edit_prompt
 from metaaligner_lite.records import read_records
+from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 KNOWN = builtin_catalogue()
 NAMES = Names(None)

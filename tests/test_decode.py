@@ -9,7 +9,7 @@ from metaaligner_lite.llama.context import Context, common_prefix
 from metaaligner_lite.llama.decode import Task, TextStream, generate
 from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
-from metaaligner_lite.prompts import PLAIN_DIALOGUE, run_on_marks
+from metaaligner_lite.templates import PLAIN_DIALOGUE, run_on_marks
 
 
 def stream(chunks, marks=("Human:", "User:")):

@@ -13,7 +13,8 @@ from metaaligner_lite.llama.context import Context, common_prefix
 from metaaligner_lite.llama.draft import MOST, BatchCosts, Drafter
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.objectives import resolve
-from metaaligner_lite.prompts import edit_prompt, encode
+from metaaligner_lite.pieces import encode
+from metaaligner_lite.prompts import edit_prompt
 
 CHEAP = BatchCosts()
 

@@ -35,7 +35,9 @@ from metaaligner_lite import (
 from metaaligner_lite.errors import EndpointError, MalError, UsageError
 from metaaligner_lite.models import BASE
 from metaaligner_lite.objectives import resolve
-from metaaligner_lite.prompts import ChatTemplate, chat_prompt, edit_messages, edit_prompt, text_of
+from metaaligner_lite.pieces import text_of
+from metaaligner_lite.prompts import chat_prompt, edit_messages, edit_prompt
+from metaaligner_lite.templates import ChatTemplate
 
 SSE = "text/event-stream"
 PING = ": ping\n\n"

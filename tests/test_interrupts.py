@@ -14,7 +14,8 @@ from metaaligner_lite.llama.context import Context, Stopped
 from metaaligner_lite.llama.draft import Drafter
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.llama.store import SUFFIX
-from metaaligner_lite.prompts import ChatTemplate, Message, chat_prompt, invocation
+from metaaligner_lite.prompts import Message, chat_prompt, invocation
+from metaaligner_lite.templates import ChatTemplate
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""evaluation/measures.py and bench/real_policies.py: verdicts that a reader would agree with, the proof's machinery."""
+"""The rules of evaluation/ (measures, intact, texts) and of bench/real_policies.py agree with a reader's verdicts."""
 
 import argparse
 import csv
@@ -15,6 +15,7 @@ sys.path.insert(0, str(BENCH))
 import real_policies as proof  # noqa: E402
 
 from metaaligner_lite.errors import FileProblem, UsageError  # noqa: E402
+from metaaligner_lite.evaluation import intact, stats, texts  # noqa: E402
 from metaaligner_lite.evaluation import measures as m  # noqa: E402
 
 
@@ -32,7 +33,7 @@ from metaaligner_lite.evaluation import measures as m  # noqa: E402
     ],
 )
 def test_sentences(text, count):
-    assert len(m.sentences(text)) == count
+    assert len(texts.sentences(text)) == count
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_sentences(text, count):
     [("readable", 3), ("cheese", 1), ("wanted", 2), ("asked", 1), ("people", 2), ("table", 2), ("the", 1), ("area", 2)],
 )
 def test_syllables(word, count):
-    assert m.syllables(word) == count
+    assert texts.syllables(word) == count
 
 
 VERDICTS = [
@@ -169,7 +170,7 @@ def test_what_the_query_says_is_no_repetition():
     ],
 )
 def test_ends_whole(text, verdict):
-    assert m.ends_whole(text) is verdict
+    assert intact.ends_whole(text) is verdict
 
 
 @pytest.mark.parametrize(
@@ -187,17 +188,17 @@ def test_ends_whole(text, verdict):
     ],
 )
 def test_loops_and_turns(text, loop, turn):
-    assert (m.loops(text), m.runs_on(text)) == (loop, turn)
+    assert (intact.loops(text), intact.runs_on(text)) == (loop, turn)
 
 
 def test_tidied_cuts_turns_repeats_and_half_sentences():
-    assert m.tidied("Boil water.\n\nHuman: And then?\n\nAssistant: Salt.") == "Boil water."
-    assert m.tidied("I like it very much. It is good. I like it very much. I like it very much.") == (
+    assert intact.tidied("Boil water.\n\nHuman: And then?\n\nAssistant: Salt.") == "Boil water."
+    assert intact.tidied("I like it very much. It is good. I like it very much. I like it very much.") == (
         "I like it very much. It is good."
     )
-    assert m.tidied("Boil the water for tea. Add the") == "Boil the water for tea."
+    assert intact.tidied("Boil the water for tea. Add the") == "Boil the water for tea."
     whole = "1. Boil water.\n2. Add salt."
-    assert m.tidied(whole) == whole
+    assert intact.tidied(whole) == whole
 
 
 @pytest.mark.parametrize(
@@ -214,31 +215,31 @@ def test_tidied_cuts_turns_repeats_and_half_sentences():
     ],
 )
 def test_facts(text, found):
-    assert m.facts(text) == found
+    assert intact.facts(text) == found
 
 
 def test_nothing_invented_in_another_spelling():
-    assert not m.invented("", "It takes three weeks in paris.", "In May? No: in 3 weeks, in Paris.") - {"may"}
-    assert not m.invented("Who is Ada Lovelace?", "A mathematician.", "She is Ada Lovelace.")
-    assert not m.invented("", "It costs 1,000 dollars.", "It costs 1000 dollars.")
-    assert m.invented("", "It takes a while.", "It takes 14 days, says Miller.") == {"14", "miller"}
+    assert not intact.invented("", "It takes three weeks in paris.", "In May? No: in 3 weeks, in Paris.") - {"may"}
+    assert not intact.invented("Who is Ada Lovelace?", "A mathematician.", "She is Ada Lovelace.")
+    assert not intact.invented("", "It costs 1,000 dollars.", "It costs 1000 dollars.")
+    assert intact.invented("", "It takes a while.", "It takes 14 days, says Miller.") == {"14", "miller"}
 
 
 def test_kept_tells_dropped_sentences_from_changed_facts():
     before = "The famous tower in Paris was built in 1889 by skilled workers. The museum opened its doors in 1977."
     dropped = "The famous tower in Paris was built in 1889 by skilled workers."
     changed = "The famous tower in Paris was built in 1899 by skilled workers. The museum opened its doors in 1977."
-    assert m.kept(before, before) == (3, 3, 0)
-    assert m.kept(before, dropped) == (3, 2, 0)
-    assert m.kept(before, changed) == (3, 2, 1)
+    assert intact.kept(before, before) == (3, 3, 0)
+    assert intact.kept(before, dropped) == (3, 2, 0)
+    assert intact.kept(before, changed) == (3, 2, 1)
 
 
 def test_stays_and_copied():
-    assert m.stays("a b\n c", "a  b c\n")
-    assert not m.stays("a b c", "a b c.")
-    assert m.copied("one two three four five six", "one two three nine four five six") == pytest.approx(6 / 7)
-    assert m.copied("one two three", "four five") == 0
-    assert m.copied("one two three", "") == 0
+    assert intact.stays("a b\n c", "a  b c\n")
+    assert not intact.stays("a b c", "a b c.")
+    assert intact.copied("one two three four five six", "one two three nine four five six") == pytest.approx(6 / 7)
+    assert intact.copied("one two three", "four five") == 0
+    assert intact.copied("one two three", "") == 0
 
 
 def test_brevity_asks_for_a_quarter_a_whole_sentence_and_the_meaning():
@@ -269,16 +270,16 @@ def test_every_rule_tells_itself_and_is_of_the_catalogue():
 
 
 def test_interval_of_independent_outcomes():
-    mean, low, high = m.clustered([(str(i), i < 80) for i in range(100)])
+    mean, low, high = stats.bootstrap([(str(i), i < 80) for i in range(100)])
     assert mean == 0.8
     assert low == pytest.approx(0.72, abs=0.015)  # 1.96 standard errors of 0.04
     assert high == pytest.approx(0.88, abs=0.015)
 
 
 def test_interval_of_clustered_outcomes_is_wider():
-    once = m.clustered([(str(i), i < 10) for i in range(20)])
-    often = m.clustered([(str(i), i < 10) for i in range(20) for _ in range(50)])
-    apart = m.clustered([(f"{i} {j}", i < 10) for i in range(20) for j in range(50)])
+    once = stats.bootstrap([(str(i), i < 10) for i in range(20)])
+    often = stats.bootstrap([(str(i), i < 10) for i in range(20) for _ in range(50)])
+    apart = stats.bootstrap([(f"{i} {j}", i < 10) for i in range(20) for j in range(50)])
     assert often == once
     assert apart[2] - apart[1] < 0.3 * (often[2] - often[1])
 
@@ -290,14 +291,14 @@ def test_interval_covers_as_often_as_it_says():
         for i in range(60):
             shared = rng.gauss(0, 1)
             found += [(str(i), 0.3 + shared + rng.gauss(0, 0.2)) for _ in range(rng.randint(1, 4))]
-        _, low, high = m.clustered(found, draws=200, seed=trial)
+        _, low, high = stats.bootstrap(found, draws=200, seed=trial)
         covered += low <= 0.3 <= high
     assert 0.86 <= covered / 100 <= 0.99
 
 
 def test_interval_of_nothing_and_of_one_query():
-    assert m.clustered([]) is None
-    mean, low, high = m.clustered([("a", 1.0), ("a", 0.0)])
+    assert stats.bootstrap([]) is None
+    mean, low, high = stats.bootstrap([("a", 1.0), ("a", 0.0)])
     assert (mean, low, high) == (0.5, float("-inf"), float("inf"))
 
 
@@ -404,8 +405,8 @@ def test_edits_are_kept_and_a_killed_run_goes_on(folder, tiny_path):
     chosen.edits.write_text("".join(rows[:4]) + rows[4][:50], encoding="utf-8")  # killed while it wrote
     proof.write_edits(plan, chosen)
     again = [json.loads(line) for line in chosen.edits.read_text(encoding="utf-8").splitlines()]
-    texts = [{name: row[name] for name in ("key", "edit", "objectives")} for row in again]
-    assert sorted(map(str, texts)) == sorted(
+    edits = [{name: row[name] for name in ("key", "edit", "objectives")} for row in again]
+    assert sorted(map(str, edits)) == sorted(
         str({name: row[name] for name in ("key", "edit", "objectives")}) for row in map(json.loads, rows)
     )
     columns = proof.read_edits(plan, [chosen.edits])

@@ -10,7 +10,8 @@ from metaaligner_lite.errors import ModelError
 from metaaligner_lite.gguf_file import base_fingerprint, read_header
 from metaaligner_lite.manifest import GGUF_KEY, Manifest
 from metaaligner_lite.pair import Choice, open_pair, plan
-from metaaligner_lite.prompts import ChatTemplate, invocation
+from metaaligner_lite.prompts import invocation
+from metaaligner_lite.templates import ChatTemplate
 
 
 @pytest.fixture(scope="module")

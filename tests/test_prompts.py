@@ -4,20 +4,9 @@ import tiny
 from metaaligner_lite import sandbox
 from metaaligner_lite.errors import ModelError, UsageError
 from metaaligner_lite.objectives import Objective, resolve
-from metaaligner_lite.prompts import (
-    PLAIN_DIALOGUE,
-    ChatTemplate,
-    Message,
-    Piece,
-    chat_prompt,
-    completion_end,
-    edit_prompt,
-    encode,
-    encode_request,
-    fit,
-    invocation,
-    run_on_marks,
-)
+from metaaligner_lite.pieces import Piece, encode, encode_request
+from metaaligner_lite.prompts import Message, chat_prompt, completion_end, edit_prompt, fit, invocation
+from metaaligner_lite.templates import PLAIN_DIALOGUE, ChatTemplate, run_on_marks
 
 CHATML = ChatTemplate(tiny.CHATML)
 

@@ -16,7 +16,8 @@ from metaaligner_lite.llama.engine import open_engine
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.llama.store import SUFFIX, Store
 from metaaligner_lite.policies import GgufPolicy, GivenAnswer
-from metaaligner_lite.prompts import ChatTemplate, invocation
+from metaaligner_lite.prompts import invocation
+from metaaligner_lite.templates import ChatTemplate
 
 QUERY = "Where is my parcel? " * 6
 

@@ -492,6 +492,25 @@ def test_an_unfit_base_is_one_clear_error(tmp_path, make, error, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("half", "full", "chosen"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], [1.0, 1.0, 1.0, 1.0], "bfloat16"),
+        ([0.9, 0.9, 0.9, 0.9], [1.0, 1.0, 1.0, 1.0], "float32"),
+        ([7.0, 7.0, 0.5, 7.0], [1.0, 1.0, 1.0, 1.0], "bfloat16"),  # another program's bursts of work
+        ([0.9, 0.9, 0.9, 0.9], [9.0, 9.0, 9.0, 1.0], "float32"),
+        ([9.0], [1.0], "float32"),  # so slow that no second look is taken
+    ],
+)
+def test_the_faster_precision_is_measured(monkeypatch, half, full, chosen):
+    import torch
+
+    left = {torch.bfloat16: half, torch.float32: full}
+    monkeypatch.setattr(lora, "_seconds", lambda dtype: left[dtype].pop(0))
+    assert lora.faster_on_cpu.__wrapped__() == chosen
+    assert left == {torch.bfloat16: [], torch.float32: []}
+
+
 def test_targets_that_name_nothing_are_refused(base, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", some_rows(3))
     with pytest.raises(UsageError, match="lora.targets = 'nothing'"):

@@ -11,7 +11,7 @@ from typing import Any
 import real_policies as proof
 
 from metaaligner_lite.errors import DataError
-from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation import intact
 from metaaligner_lite.evaluation.meaning import Meaning
 from metaaligner_lite.files import write_whole
 from metaaligner_lite.gate import Gate
@@ -108,7 +108,7 @@ def judged(
         found["gated"] = {key: _gated(edit) for key, edit in aligned.items()}
     meaning = Meaning(settings.minilm, settings.work / "meaning.npz")
     pairs = [(edit.case.answer, edit.text) for column in found.values() for edit in column.values()]
-    meaning.embed({text for pair in pairs if not measures.stays(*pair) for text in pair})
+    meaning.embed({text for pair in pairs if not intact.stays(*pair) for text in pair})
     return {
         name: {key: proof.judged(edit, meaning(edit.case.answer, edit.text)) for key, edit in column.items()}
         for name, column in found.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 from real_policies import fingerprint
 
-from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation import intact, measures, stats, texts
 
 from . import edits, questions, settings, train
 from .settings import MERGED, QUANTIZED, SINGLES, VARIANTS, Settings, added, full
@@ -113,6 +113,7 @@ def _edits(
 
 
 def _question(chosen: Settings, name: str, answer: Callable[..., dict[str, Any]], needs: Sequence[str]) -> Step:
-    code = fingerprint(Path(questions.__file__), Path(settings.__file__), Path(measures.__file__))
+    read = (questions, settings, measures, intact, texts, stats)
+    code = fingerprint(*(Path(module.__file__) for module in read))
     decides = {"code": code, "policies": chosen.policies, "probe": chosen.probe, "seeds": chosen.seeds}
     return Step(name, partial(answer, chosen), ("answers", *needs), decides, QUESTIONS[name])

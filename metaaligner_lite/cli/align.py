@@ -12,7 +12,7 @@ from . import options as opt
 from .screen import Screen, Show
 
 if TYPE_CHECKING:
-    from ..prompts import ChatTemplate
+    from ..templates import ChatTemplate
 
 
 def align(
@@ -172,6 +172,6 @@ def _from_stdin(query: str | None, answer: str | None) -> tuple[str, str | None]
 def read_template(path: Path | None) -> ChatTemplate | None:
     """The chat template in a file, if one is named."""
     from ..files import read_text
-    from ..prompts import ChatTemplate
+    from ..templates import ChatTemplate
 
     return ChatTemplate(read_text(path, "the chat template")) if path else None

@@ -160,7 +160,8 @@ def show(
 
 
 def _show_rows(mal: Any, file: Path, catalogue: Any, count: int, layout: str, seed: int, as_json: bool) -> None:
-    from ..prompts import PLAIN_DIALOGUE, edit_prompt
+    from ..prompts import edit_prompt
+    from ..templates import PLAIN_DIALOGUE
     from .console import print_json
 
     rows, account = mal.rows.read_rows(file, catalogue)

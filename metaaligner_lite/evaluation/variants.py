@@ -13,7 +13,8 @@ from ..aligners import EndpointAligner, GgufAligner
 from ..errors import MalError, UsageError
 from ..gguf_file import base_fingerprint, read_header
 from ..pair import Choice, open_pair, plan
-from ..prompts import CONVERSATION, PLAIN_DIALOGUE
+from ..prompts import CONVERSATION
+from ..templates import PLAIN_DIALOGUE
 from .baselines import with_edits, with_gate, with_tidied
 from .protocol import Item, Progress
 from .report import ALIGNED, EQUAL, GATED, PROMPT_ONLY, TIDIED, UNALIGNED, UNGATED, LeftOut, Variant

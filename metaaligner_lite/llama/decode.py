@@ -34,8 +34,8 @@ class Task:
     `on_text` gets the text as it grows: whole characters, in order, nothing taken back. With a `drafter`, guessed
     tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
     position `adapted_from` on, the context's adapter acts. The text ends before a line that begins with one of `marks`
-    (prompts.ChatTemplate.marks): the user's next turn, which the model invents; and before any of `stops`, wherever it
-    stands. Once its own `stop` says so, it ends as it is.
+    (templates.ChatTemplate.marks): the user's next turn, which the model invents; and before any of `stops`, wherever
+    it stands. Once its own `stop` says so, it ends as it is.
     """
 
     prompt: Sequence[int]

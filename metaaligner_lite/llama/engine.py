@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from ..errors import ModelError, PromptTooLong
 from ..generation import GREEDY, Generation, OnText, Sampling, Stop
 from ..gguf_file import read_header
-from ..prompts import Prompt, encode_request
+from ..pieces import Prompt, encode_request
 from .context import ADAPTER_SCALE, NEVER, Context, quantized
 from .decode import OnDone, Task, generate
 from .draft import BatchCosts, Drafter

@@ -18,7 +18,7 @@ from .. import manifest as manifests
 from ..errors import FileProblem, ModelError
 from ..gguf_file import VOCABULARY, GgufHeader, LongArray, base_fingerprint, read_header
 from ..manifest import Manifest
-from ..prompts import ChatTemplate
+from ..templates import ChatTemplate
 from ..thoughts import marks_among
 from .library import forget_errors, last_error, library, release_freed_memory
 
@@ -26,7 +26,7 @@ ALL_LAYERS = -1
 
 
 class Model:
-    """Weights and vocabulary of one GGUF file; a `Vocabulary` for prompts.encode. Close it, or use `with`."""
+    """Weights and vocabulary of one GGUF file; a `Vocabulary` for pieces.encode. Close it, or use `with`."""
 
     def __init__(self, handle: Any, header: GgufHeader, gpu_layers: int) -> None:
         self._lib = library()

@@ -10,8 +10,9 @@ from functools import cache
 
 from metaaligner_lite.errors import DataError
 from metaaligner_lite.objectives import Objective
-from metaaligner_lite.prompts import IN_TURNS, LAYOUTS, ChatTemplate, edit_prompt
+from metaaligner_lite.prompts import IN_TURNS, LAYOUTS, edit_prompt
 from metaaligner_lite.records import Record
+from metaaligner_lite.templates import ChatTemplate
 
 from .rows import Answer, Names, Row
 

@@ -18,8 +18,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from metaaligner_lite.errors import DataError, FileProblem
-from metaaligner_lite.prompts import BRIEF, ChatTemplate, Piece, completion_end, edit_prompt, encode, encode_request
+from metaaligner_lite.pieces import Piece, encode, encode_request
+from metaaligner_lite.prompts import BRIEF, completion_end, edit_prompt
 from metaaligner_lite.records import Account
+from metaaligner_lite.templates import ChatTemplate
 
 from .recipe import Data
 from .reformulate import Edit

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation import intact, measures
 
 from .edit import Edit
 from .sources import Base
@@ -34,7 +34,7 @@ def holds(name: str, query: str, text: str) -> bool:
 @lru_cache(maxsize=1 << 16)
 def untidy(text: str) -> str:
     """What a reader would stumble over, or nothing."""
-    if not measures.clean(text):
+    if not intact.clean(text):
         return "a loop, another turn or no end"
     if "  " in text.replace("\n    ", "\n").replace("\n   ", "\n").replace("\n  ", "\n") or re.search(
         r" [,.;!?]( |$)", text
@@ -68,12 +68,12 @@ def flaw(edit: Edit) -> str:
     for name in told:
         if not measures.MEASURES[name].satisfied(query, edit.weak, edit.target, 1.0):
             return f"{name} does not hold after it"
-    every = len(told) == len(edit.objectives) and measures.clean(edit.weak)
+    every = len(told) == len(edit.objectives) and intact.clean(edit.weak)
     if every and all(holds(name, query, edit.weak) for name in told):
         return "everything asked for held before it"
-    if measures.invented(query, edit.weak, edit.target):
+    if intact.invented(query, edit.weak, edit.target):
         return "a name or number that was not there"
-    if measures.kept(edit.weak, edit.target)[2]:
+    if intact.kept(edit.weak, edit.target)[2]:
         return "a name or number that changed"
     return ""
 

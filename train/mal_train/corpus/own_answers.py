@@ -19,7 +19,8 @@ from pathlib import Path
 from metaaligner_lite import open_engine
 from metaaligner_lite.errors import MalError
 from metaaligner_lite.generation import GREEDY, Sampling
-from metaaligner_lite.prompts import PLAIN_DIALOGUE, Message, chat_prompt
+from metaaligner_lite.prompts import Message, chat_prompt
+from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 from .readers import SOURCES
 from .situations import messages

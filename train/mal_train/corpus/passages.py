@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from metaaligner_lite.evaluation import measures
+from metaaligner_lite.evaluation import intact, measures
 from metaaligner_lite.records import Account, read_records
 
 from .sources import LONGEST, Base, Source, clean, usable
@@ -41,7 +41,7 @@ def split_sentences(path: Path, source: Source, account: Account) -> Iterator[Ba
             account.refuse("more than a split", where)
         elif measures.clear(hard) or not measures.clear(easy):
             account.refuse("its sentence is clear by the rule, or the two are not", where)
-        elif measures.kept(hard, easy)[2] or measures.invented("", hard, easy):
+        elif intact.kept(hard, easy)[2] or intact.invented("", hard, easy):
             account.refuse("names or numbers that changed", where)
         else:
             used += 1
