@@ -460,6 +460,10 @@ def test_lines_are_what_json_writes():
     text = "".join(map(chr, range(160))) + '\u2028é😀"\\/'
     row = Row("1", text, (Answer(text, {KNOWN["humor"]: 0.5}), Answer("b", {KNOWN["humor"]: 1.0})))
     assert Lines(KNOWN)(row) == json.dumps(to_json(row), ensure_ascii=False) + "\n"
+    lines = Lines(KNOWN)  # which remembers how ratings are spelled, as far as they are few
+    for number in range(2500):
+        row = Row("1", "q", tuple(Answer("a", {KNOWN["humor"]: float(number + place // 2)}) for place in range(3)))
+        assert lines(row) == json.dumps(to_json(row), ensure_ascii=False) + "\n"
     orjson = pytest.importorskip("orjson")
     assert orjson.dumps(text).decode() == encode_basestring(text)
 
