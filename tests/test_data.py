@@ -331,6 +331,7 @@ def test_a_parquet_file_damaged_further_on_is_one_clear_error(tmp_path):
     ("name", "content", "error", "message"),
     [
         ("a.xlsx", b"", UsageError, "unknown kind of file.*csv"),
+        ("a.txt.gz", b"", UsageError, "plain text does not say what answers what: .*CSV with columns query"),
         ("a.json", b"{", FileProblem, "not valid JSON"),
         ("a.csv", b"\xff\xfd", FileProblem, "not UTF-8"),
         ("a.jsonl.gz", b"no gzip", FileProblem, "cannot read"),

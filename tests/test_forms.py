@@ -550,6 +550,22 @@ FORMS = {
         [pair(history=SAID)],
         [],
     ),
+    "FineGrained-RLHF": (
+        [
+            {
+                "question": "q",
+                "passages": [["title", "text"]],
+                "prediction 1": "bad",
+                "prediction 2": "other",
+                "prediction 3": "third",
+                "preference": [0],
+                "feedback": {"errors": [], "missing-info": [], "corrected-prediction": correction},
+            }
+            for correction in ("good", "", "bad")
+        ],
+        [pair(), pair([("bad", {"helpfulness": 1})] * 2)],
+        ["no correction"],
+    ),
     "our own pairs": (
         [
             {"query": "q", "first": "good", "second": "bad", "preferences": {"empathy": ">", "brevity": "="}},

@@ -46,6 +46,7 @@ _LABELS = ("label", "kto_tag", "is_safe", "desirable", "is_good", "thumbs_up", "
 _MEANT = {"safety": "harmlessness", "is_safe": "harmlessness"}  # where the catalogue's word means something else
 _SINGLE = ("answer", "response", "completion", "output", "generated_text", "system_output", "orig_response")
 _WEAK = (("answer", "correction"), ("original_response", "edited_response"), ("response", "edited_response"))
+_CORRECTED = "corrected-prediction"
 _SAMPLES = ("goldens", "generated_text")  # the reference repository's outputs of policies
 _JUDGES = ("gpt4_score", "human_score", "preference")  # of one answer; AlpacaEval's against another one, from 1 to 2
 _QUESTION = re.compile(r"Q: (?P<query>.*?)\nA:(?P<answer>.*)\n(?P<about>True|Helpful):\s*", re.DOTALL)
@@ -55,7 +56,7 @@ _REWRITTEN = (
     *(("original_text", "reframed_text"), ("original_text", "reference_summary"), ("src", "tgt"), ("text", "rewrite")),
 )
 _MOST_SHARED = 10_000  # ratings of an answer that are kept to be given to others
-_PARTED = "the dialogues part before their last answer; the first answers that differ were compared"
+_PARTED = "the dialogues part before their last answer; the first that differ were compared, the vote is on the whole"
 _BEGINNING = "what both texts begin with was taken for the prompt"
 _PROMPTS = {"query", "prompt", "question", "instruction", "orig_instruction", "input", "q", "source", "context"}
 
@@ -406,8 +407,13 @@ def labels(record: Record, mapped: Mapped) -> Iterator[Row]:
 
 def corrections(record: Record, mapped: Mapped) -> Iterator[Row]:
     """An answer and its correction, better on the objectives the user named; a copy keeps them all."""
-    weak, strong = next((pair for pair in _WEAK if pair[0] in record and pair[1] in record), _WEAK[0])
-    answer, correction = _text(record, weak), _text(record, strong)
+    if _fits_feedback(record):
+        answer, correction = _text(record, "prediction 1"), _text(record["feedback"], _CORRECTED)
+    else:
+        weak, strong = next((pair for pair in _WEAK if pair[0] in record and pair[1] in record), _WEAK[0])
+        answer, correction = _text(record, weak), _text(record, strong)
+    if not correction.strip():
+        raise DataError("no correction; expected a text that is not empty")
     better = (1.0, 1.0) if answer == correction else (1.0, 0.0)
     ratings = dict.fromkeys(mapped.objectives, better)
     yield _preference(asked(record, mapped.notes, "question", "query"), correction, answer, ratings)
@@ -520,6 +526,12 @@ def _fits_labels(record: Record) -> bool:
     return bool(record.keys() & {*_SINGLE, "messages", "conversations"})
 
 
+def _fits_feedback(record: Record) -> bool:
+    """FineGrained-RLHF: of several predictions the first is corrected."""
+    feedback = record.get("feedback")
+    return isinstance(feedback, dict) and _CORRECTED in feedback and "prediction 1" in record
+
+
 def _fits_ratings(record: Record) -> bool:
     if record.keys() & {"messages", "conversations"} or to_judge(record.get("instruction")):
         return True
@@ -554,7 +566,7 @@ _FITS: dict[str, Callable[[Record], bool]] = {
         {"response_0", "response_1"} <= r.keys() and bool(r.keys() & {"better_response_id", "safer_response_id"})
     ),
     "winner": lambda r: decides(tuple(r)),
-    "corrections": lambda r: any(weak in r and strong in r for weak, strong in _WEAK),
+    "corrections": lambda r: _fits_feedback(r) or any(weak in r and strong in r for weak, strong in _WEAK),
     "labels": _fits_labels,
     "edits": aligner_data.is_one,
     "answers": lambda r: bool(r.keys() & _PROMPTS and _unrated(r)),
