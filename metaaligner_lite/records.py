@@ -27,6 +27,9 @@ _HINTS = {
     ".xls": "; a spreadsheet can be saved as CSV",
     ".ods": "; a spreadsheet can be saved as CSV",
     ".arrow": "; a data set in this form can be written with datasets' to_parquet",
+    ".txt": "; plain text does not say what answers what: write a table, such as CSV with columns query and answer",
+    ".docx": "; its texts can be written as a table, such as CSV with columns query and answer",
+    ".pdf": "; its texts can be written as a table, such as CSV with columns query and answer",
     ".pkl": "; a pickle can run any program and is never opened",
     ".pickle": "; a pickle can run any program and is never opened",
 }
@@ -93,8 +96,7 @@ def kind_of(path: Path, known: Iterable[str] = SUFFIXES) -> str:
 
 def _read(path: Path, errors: str) -> Iterator[tuple[str, Record | DataError]]:
     if path.is_dir():
-        names = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (*SUFFIXES, *PACKED))
-        raise FileProblem(f"{path} is a folder; name the files in it ({', '.join(names[:5]) or 'it has none'})")
+        raise FileProblem(f"{path} is a folder; {_in_folder(path)}")
     try:
         kind = kind_of(path)
         if kind == ".parquet" and not packing(path):
@@ -113,6 +115,18 @@ def _read(path: Path, errors: str) -> Iterator[tuple[str, Record | DataError]]:
         if isinstance(error, FileProblem):
             raise
         raise FileProblem(f"cannot read {path}: {error}") from error
+
+
+def _in_folder(path: Path) -> str:
+    """What of a folder can be read, in words."""
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    names = [file.name for file in files if Path(inner_name(file)).suffix.lower() in (*SUFFIXES, *PACKED)]
+    if names:
+        return f"name the files in it ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+    kinds = [Path(inner_name(file)).suffix.lower() for file in files]
+    hint = next((_HINTS[kind] for kind in kinds if kind in _HINTS), "")
+    known = f"it has none of the kinds that can be read ({', '.join(SUFFIXES)})"
+    return f"{known}, but {', '.join(file.name for file in files[:5])}{hint}" if files else known
 
 
 def _is_text(record: Record) -> bool:

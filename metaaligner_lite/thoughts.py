@@ -6,6 +6,7 @@ alone: a "<think>" in the middle of an answer is text. Thoughts that are never c
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -64,6 +65,17 @@ _CLOSE = r"(?P<mark></think(?:ing)?>|\[/THINK\]|</seed:think>)"
 _LONE_CLOSE = re.compile(rf"(?:\A|(?<=[.!?…:)。！？\n]))[ \t]*{_CLOSE}")
 _LONE_CLOSE_OF_A_LINE = re.compile(rf"(?<=[^\s`'\"]){_CLOSE}[ \t]*(?=\n|\Z)")
 _BARE_CHANNELS = re.compile(r"analysis(?=[A-Z])(?P<thoughts>.*?)assistant\s*final(?P<answer>.*)", re.DOTALL)
+
+
+_SPACE = re.compile(r"\s*")
+
+
+@functools.cache
+def _any_of(*marks: str) -> re.Pattern[str]:
+    """Finds the first of these marks, as the group "end", or the beginning of one at the end of a text."""
+    begun = {mark[:size] for mark in marks for size in range(1, len(mark))}
+    ends, begins = ("|".join(map(re.escape, sorted(some, key=len, reverse=True))) for some in (marks, begun))
+    return re.compile(rf"(?P<end>{ends})|(?:{begins})\Z")
 
 
 def may_think(text: str) -> bool:
@@ -126,58 +138,61 @@ class ThoughtFilter:
 
     def __init__(self, on_text: Callable[[str], None] | None = None, opened: str = "") -> None:
         self._on_text = on_text
-        self._held = ""
+        self._held = self._low = ""  # what is not yet known, and the same in lower case; taken up to `_at`
+        self._at = 0
         self._reasoning: list[str] = []
         self._answer: list[str] = []
-        self._ends: tuple[str, ...] = ((_THOUGHTS | _BY_TEMPLATE)[opened],) if opened else ()
+        self._ends = _any_of((_THOUGHTS | _BY_TEMPLATE)[opened]) if opened else None
         self._step = self._think if opened else self._begin
 
     def feed(self, text: str) -> None:
         """Take the next part."""
-        self._held += text
+        self._held = self._held[self._at :] + text
+        self._low = self._low[self._at :] + text.translate(_LOWER)
+        self._at = 0
         while self._step():
             pass
 
     def close(self) -> Thoughts:
         """End the text; returns what it held."""
         finished = self._step in (self._begin, self._speak)
+        rest, self._at = self._held[self._at :], len(self._held)
         if finished:
-            self._say(self._held)
+            self._say(rest)
         elif self._step == self._think:
-            self._reasoning.append(self._held)
-        self._held = ""
+            self._reasoning.append(rest)
         reasoning = "\n\n".join(part for part in map(str.strip, "".join(self._reasoning).split("\0")) if part)
         return Thoughts(reasoning, "".join(self._answer).strip(), finished or bool(self._answer))
 
-    # Each step takes what it can of the held text, and tells whether another step may follow at once.
+    # Each step takes what it can of the held text, and tells whether another step may follow at once. It looks at no
+    # more than it takes: a text may hold thousands of marks.
 
     def _begin(self) -> bool:
         """What stands where thoughts or an answer may begin."""
-        text = self._held.lstrip()
-        low = text.translate(_LOWER)
-        mark = max((opening for opening in _OPENINGS if low.startswith(opening)), key=len, default="")
-        if any(len(opening) > len(low) and opening.startswith(low) for opening in _OPENINGS):
+        low = self._low
+        start = _SPACE.match(low, self._at).end()  # type: ignore[union-attr]
+        mark = max((opening for opening in _OPENINGS if low.startswith(opening, start)), key=len, default="")
+        left = len(low) - start
+        if any(len(opening) > left and opening.startswith(low[start:]) for opening in _OPENINGS):
             return False  # it may become a mark, or a longer one
-        self._held = text[len(mark) :] if mark else self._held
-        if mark in _THOUGHTS:
-            self._ends, self._step = (_THOUGHTS[mark],), self._think
-        elif mark in _ANSWERS:
-            self._ends, self._step = (_ANSWERS[mark],), self._speak
+        self._ends, self._step = None, self._speak
+        if mark in _HEADS:
+            self._at, self._step = start, self._read_head
         elif mark:
-            self._held, self._step = mark + self._held, self._read_head
-        else:
-            self._ends, self._step = (), self._speak
+            self._at, self._ends = start + len(mark), _any_of((_THOUGHTS | _ANSWERS)[mark])
+            self._step = self._think if mark in _THOUGHTS else self._speak
         return True
 
     def _read_head(self) -> bool:
         """gpt-oss names the channel before the message."""
-        head, message, rest = self._held.partition(_MESSAGE)
-        if not message:
-            if len(self._held) > _LONGEST_HEAD:
-                self._ends, self._step = (), self._speak
+        place = self._held.find(_MESSAGE, self._at)
+        if place < 0:
+            if len(self._held) - self._at > _LONGEST_HEAD:
+                self._ends, self._step = None, self._speak
                 return True
             return False
-        self._held, self._ends = rest, _TURN_ENDS
+        head = self._held[self._at : place]
+        self._at, self._ends = place + len(_MESSAGE), _any_of(*_TURN_ENDS)
         final = "final" in head or "<|channel|>" not in head
         self._step = self._speak if final else self._think
         return True
@@ -188,28 +203,19 @@ class ThoughtFilter:
         return ended
 
     def _speak(self) -> bool:
-        if not self._ends:
-            self._say(self._held)
-            self._held = ""
-            return False
         before, ended = self._until_end()
         self._say(before)
         return ended
 
     def _until_end(self) -> tuple[str, bool]:
-        """The held text up to the mark that ends it, and whether the mark is there; the rest stays held."""
-        low = self._held.translate(_LOWER)
-        places = [(place, end) for end in self._ends if (place := low.find(end)) >= 0]
-        if places:
-            place, end = min(places)
-            before = self._held[:place]
-            self._held = self._held[place if end in _KEPT_ENDS else place + len(end) :]
-            self._step = self._begin
-            return before, True
-        keep = max((size for end in self._ends for size in range(1, len(end)) if low.endswith(end[:size])), default=0)
-        cut = len(self._held) - keep
-        before, self._held = self._held[:cut], self._held[cut:]
-        return before, False
+        """The held text up to the mark that ends it, and whether the mark is there; its beginning stays held."""
+        found = self._ends.search(self._low, self._at) if self._ends else None
+        start = self._at
+        if found and found["end"]:
+            self._at, self._step = found.start() if found["end"] in _KEPT_ENDS else found.end(), self._begin
+            return self._held[start : found.start()], True
+        self._at = found.start() if found else len(self._held)
+        return self._held[start : self._at], False
 
     def _say(self, text: str) -> None:
         if not self._answer:

@@ -332,6 +332,7 @@ def test_a_parquet_file_damaged_further_on_is_one_clear_error(tmp_path):
     ("name", "content", "error", "message"),
     [
         ("a.xlsx", b"", UsageError, "unknown kind of file.*csv"),
+        ("a.txt.gz", b"", UsageError, "plain text does not say what answers what: .*CSV with columns query"),
         ("a.json", b"{", FileProblem, "not valid JSON"),
         ("a.csv", b"\xff\xfd", FileProblem, "not UTF-8"),
         ("a.jsonl.gz", b"no gzip", FileProblem, "cannot read"),
@@ -461,6 +462,10 @@ def test_lines_are_what_json_writes():
     text = "".join(map(chr, range(160))) + '\u2028é😀"\\/'
     row = Row("1", text, (Answer(text, {KNOWN["humor"]: 0.5}), Answer("b", {KNOWN["humor"]: 1.0})))
     assert Lines(KNOWN)(row) == json.dumps(to_json(row), ensure_ascii=False) + "\n"
+    lines = Lines(KNOWN)  # which remembers how ratings are spelled, as far as they are few
+    for number in range(2500):
+        row = Row("1", "q", tuple(Answer("a", {KNOWN["humor"]: float(number + place // 2)}) for place in range(3)))
+        assert lines(row) == json.dumps(to_json(row), ensure_ascii=False) + "\n"
     orjson = pytest.importorskip("orjson")
     assert orjson.dumps(text).decode() == encode_basestring(text)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from mal_train.build import build
 from mal_train.formats import FORMATS, MEANING, Mapped
 from mal_train.look import look
 from mal_train.rows import Names, read_rows
-from metaaligner_lite.errors import DataError, UsageError
+from metaaligner_lite.errors import DataError, MalError, UsageError
 from metaaligner_lite.objectives import resolve
 
 README = Path(__file__).parent.parent / "train" / "README.md"
@@ -550,6 +553,22 @@ FORMS = {
         [pair(history=SAID)],
         [],
     ),
+    "FineGrained-RLHF": (
+        [
+            {
+                "question": "q",
+                "passages": [["title", "text"]],
+                "prediction 1": "bad",
+                "prediction 2": "other",
+                "prediction 3": "third",
+                "preference": [0],
+                "feedback": {"errors": [], "missing-info": [], "corrected-prediction": correction},
+            }
+            for correction in ("good", "", "bad")
+        ],
+        [pair(), pair([("bad", {"helpfulness": 1})] * 2)],
+        ["no correction"],
+    ),
     "our own pairs": (
         [
             {"query": "q", "first": "good", "second": "bad", "preferences": {"empathy": ">", "brevity": "="}},
@@ -803,3 +822,51 @@ def test_answers_are_put_together_beyond_memory(tmp_path):
         large.add(f"record {number}", row)
     expected = sorted(small.rows(), key=lambda found: found[1].query)
     assert sorted(large.rows(), key=lambda found: found[1].query) == expected and len(expected) == 90
+
+
+# --- values of strange kinds, in records of every form ---
+
+
+def try_strange(folder, seeds):
+    """Records of every form with strange values, looked at and built: rows, or a MalError; nothing half written.
+
+    Returns how many became rows, how many were refused, and the slowest in seconds of processor time.
+    """
+    from fuzz_convert import damage_json
+
+    known = [content for content, *_ in FORMS.values() if isinstance(content, list)]
+    rows = read = refused = 0
+    slowest = 0.0
+    for seed in seeds:
+        rng = random.Random(f"strange/{seed}")
+        records = copy.deepcopy(rng.choice(known))
+        for _ in range(rng.randint(1, 4)):
+            records = damage_json(records, rng) if isinstance(records, list) and records else [records]
+        records = records if isinstance(records, list) else [records]
+        source, held, out = folder / "s.jsonl", folder / "held.jsonl", folder / "rows.jsonl"
+        source.write_text("".join(json.dumps(record) + "\n" for record in records))
+        held.write_text("".join(json.dumps(record) + "\n" for record in rng.choice(known)))
+        began = time.process_time()
+        try:
+            seen = look(source, HELPFUL)
+            "\n".join(seen.lines()).encode()
+            json.dumps(seen.as_json())
+            read += 1
+            built = build([source], out, HELPFUL, force=True, held_out=[held] if seed % 4 == 0 else [])
+            assert built.account.read == built.account.used + built.account.refused.total()
+            rows += len(read_rows(out)[0])
+        except MalError as error:
+            assert len(str(error)) > 10
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+        slowest = max(slowest, time.process_time() - began)
+        assert not list(folder.glob("*.part")), f"seed {seed}"
+        out.unlink(missing_ok=True)
+    return rows, refused, slowest
+
+
+@pytest.mark.parametrize("seeds", [range(400), pytest.param(range(400, 10_000), marks=pytest.mark.slow)])
+def test_strange_values_in_records_of_every_form(tmp_path, seeds):
+    rows, refused, slowest = try_strange(tmp_path, seeds)
+    assert rows > len(seeds) // 10 and refused > len(seeds) // 20 and slowest < 10

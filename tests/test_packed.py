@@ -226,6 +226,13 @@ def test_a_folder_names_its_files(tmp_path):
     (tmp_path / "train.jsonl").write_text(LINES)
     with pytest.raises(FileProblem, match=r"is a folder; name the files in it \(train.jsonl\)"):
         read(tmp_path)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    with pytest.raises(FileProblem, match=r"is a folder; it has none of the kinds that can be read \([a-z., ]+\)$"):
+        read(texts)
+    (texts / "ADV-ELE.txt.gz").write_text("easy or hard")
+    with pytest.raises(FileProblem, match=r"none of the kinds .*, but ADV-ELE.txt.gz; plain text does not say"):
+        read(texts)
 
 
 # --- data sets of the Hub ---

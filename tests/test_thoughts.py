@@ -1,4 +1,5 @@
 import random
+import time
 
 import pytest
 
@@ -86,3 +87,22 @@ def test_control_tokens_are_seen_where_the_vocabulary_has_thoughts():
     assert marks_among({"<|start|>": 1, "<|end|>": 2, "<|channel|>": 4, "<|message|>": 5}) == {1, 2, 4, 5}
     assert marks_among({"[THINK]": 1, "[/THINK]": 2, "[INST]": 3}) == {1, 2}
     assert marks_among({"<|channel>": 1, "<channel|>": 2}) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        "<think>a</think>",
+        "<think>a</think><answer>b</answer>",
+        "<|channel|>analysis<|message|>a<|end|>",
+        "<|channel|>final<|message|>a<|return|>",
+    ],
+)
+def test_thousands_of_marks_take_no_more_than_their_share(marks):
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        split_thoughts(text)
+        return time.process_time() - began
+
+    few, many = marks * 2_000, marks * 16_000  # eight times the text took 64 times as long
+    assert min(seconds(many) for _ in range(2)) < 20 * max(min(seconds(few) for _ in range(2)), 0.01)

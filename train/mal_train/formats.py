@@ -40,11 +40,13 @@ _TEXTS = {"id", "query", "prompt", "q", "answer", "response", "first", "second",
 _LISTS = ("completions", "answers", "responses", "generations", "outputs", "candidates")
 _RANKS = ("rank", "ranks", "ranking", "rankings")
 _OVERALL = ("score", "scores", "rating", "ratings", "overall", "overall_score", "reward", "rewards", "orig_score")
+_IS_OVERALL = frozenset(_OVERALL)
 _RATED = ("annotations", "ratings", "scores", "parsed_result")  # tables of aspects
 _LABELS = ("label", "kto_tag", "is_safe", "desirable", "is_good", "thumbs_up", "feedback")
 _MEANT = {"safety": "harmlessness", "is_safe": "harmlessness"}  # where the catalogue's word means something else
 _SINGLE = ("answer", "response", "completion", "output", "generated_text", "system_output", "orig_response")
 _WEAK = (("answer", "correction"), ("original_response", "edited_response"), ("response", "edited_response"))
+_CORRECTED = "corrected-prediction"
 _SAMPLES = ("goldens", "generated_text")  # the reference repository's outputs of policies
 _JUDGES = ("gpt4_score", "human_score", "preference")  # of one answer; AlpacaEval's against another one, from 1 to 2
 _QUESTION = re.compile(r"Q: (?P<query>.*?)\nA:(?P<answer>.*)\n(?P<about>True|Helpful):\s*", re.DOTALL)
@@ -53,9 +55,13 @@ _REWRITTEN = (
     *(("source", "target"), ("orig", "simple"), ("original", "simplified"), ("pre", "post"), ("toxic", "neutral1")),
     *(("original_text", "reframed_text"), ("original_text", "reference_summary"), ("src", "tgt"), ("text", "rewrite")),
 )
-_PARTED = "the dialogues part before their last answer; the first answers that differ were compared"
+_MOST_SHARED = 10_000  # ratings of an answer that are kept to be given to others
+_PARTED = "the dialogues part before their last answer; the first that differ were compared, the vote is on the whole"
 _BEGINNING = "what both texts begin with was taken for the prompt"
 _PROMPTS = {"query", "prompt", "question", "instruction", "orig_instruction", "input", "q", "source", "context"}
+
+
+Rated = tuple[tuple[str, float], ...]  # aspects of an answer, each with its rating
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +77,20 @@ class Mapped:
     unread: set[str] = field(default_factory=set, compare=False)  # names of ratings inside of columns
     _named: dict[str, Objective | None] = field(default_factory=dict, init=False, compare=False)
     _rated: dict[float, dict[Objective, float]] = field(default_factory=dict, init=False, compare=False)
+    _shared: dict[Rated, dict[Objective, float]] = field(default_factory=dict, init=False, compare=False)
 
     def rated(self, value: float) -> dict[Objective, float]:
         """One rating for all objectives that the user named; not to be changed."""
         if (found := self._rated.get(value)) is None:
             found = self._rated[value] = dict.fromkeys(self.objectives, value)
+        return found
+
+    def rated_by(self, rated: Rated) -> dict[Objective, float]:
+        """Ratings on aspects that are objectives, by objective; not to be changed: few differ, most are shared."""
+        if (found := self._shared.get(rated)) is None:
+            found = {objective: rating for aspect, rating in rated if (objective := self.objective(aspect))}
+            if len(self._shared) < _MOST_SHARED:
+                self._shared[rated] = found
         return found
 
     def renamed(self, record: Record) -> Record:
@@ -205,26 +220,25 @@ def scores(record: Record, mapped: Mapped) -> Iterator[Found]:
             # As the reference does: the others can still be compared.
             yield DataError("a completion without text, left out of its record; expected a text under 'response'")
             continue
-        ratings: dict[Objective, float] = {}
+        rated: dict[str, float] = {}
         overall: list[float] = []
-        entries = [*_aspects(completion), *([("score", beside[place])] if beside is not None else [])]
-        for aspect, entry in entries:
-            objective = None if aspect in _OVERALL else mapped.objective(aspect)
-            if objective is None and aspect not in _OVERALL:
+        entries = _aspects(completion)
+        for aspect, entry in [*entries, ("score", beside[place])] if beside is not None else entries:
+            for_all = aspect in _IS_OVERALL
+            if not for_all and mapped.objective(aspect) is None:
                 unknown.add(aspect)
                 continue
             try:
                 rating = _rating(entry, aspect)
             except DataError as error:
-                if objective:
+                if not for_all:
                     yield DataError(f"{error}; left out of its record")
                 continue
-            if rating is not None and objective:
-                ratings[objective] = rating
-            elif rating is not None:
+            if rating is not None and for_all:
                 overall.append(rating)
-        if overall and not ratings:
-            ratings = mapped.rated(overall[0])
+            elif rating is not None:
+                rated[aspect] = rating
+        ratings = mapped.rated(overall[0]) if overall and not rated else mapped.rated_by(tuple(rated.items()))
         answers.append(Answer(text, ratings))
     if unknown and not any(answer.ratings for answer in answers):
         for aspect in sorted(unknown):
@@ -374,7 +388,11 @@ def winner(record: Record, mapped: Mapped) -> Iterator[Row]:
 
 def labels(record: Record, mapped: Mapped) -> Iterator[Row]:
     """One answer and whether it was liked; the records of a query are put together afterwards."""
-    name = next((name for name in _LABELS if name in record), "label")
+    for name in _LABELS:
+        if name in record:
+            break
+    else:
+        name = "label"
     if name not in record and (question := _question(record)):
         rated = {mapped.names[_ABOUT[question["about"]]]: float(is_true(record["completion"]) is True)}
         yield Row("", question["query"].strip(), (Answer(question["answer"].strip(), rated),))
@@ -389,8 +407,13 @@ def labels(record: Record, mapped: Mapped) -> Iterator[Row]:
 
 def corrections(record: Record, mapped: Mapped) -> Iterator[Row]:
     """An answer and its correction, better on the objectives the user named; a copy keeps them all."""
-    weak, strong = next((pair for pair in _WEAK if pair[0] in record and pair[1] in record), _WEAK[0])
-    answer, correction = _text(record, weak), _text(record, strong)
+    if _fits_feedback(record):
+        answer, correction = _text(record, "prediction 1"), _text(record["feedback"], _CORRECTED)
+    else:
+        weak, strong = next((pair for pair in _WEAK if pair[0] in record and pair[1] in record), _WEAK[0])
+        answer, correction = _text(record, weak), _text(record, strong)
+    if not correction.strip():
+        raise DataError("no correction; expected a text that is not empty")
     better = (1.0, 1.0) if answer == correction else (1.0, 0.0)
     ratings = dict.fromkeys(mapped.objectives, better)
     yield _preference(asked(record, mapped.notes, "question", "query"), correction, answer, ratings)
@@ -503,6 +526,12 @@ def _fits_labels(record: Record) -> bool:
     return bool(record.keys() & {*_SINGLE, "messages", "conversations"})
 
 
+def _fits_feedback(record: Record) -> bool:
+    """FineGrained-RLHF: of several predictions the first is corrected."""
+    feedback = record.get("feedback")
+    return isinstance(feedback, dict) and _CORRECTED in feedback and "prediction 1" in record
+
+
 def _fits_ratings(record: Record) -> bool:
     if record.keys() & {"messages", "conversations"} or to_judge(record.get("instruction")):
         return True
@@ -537,7 +566,7 @@ _FITS: dict[str, Callable[[Record], bool]] = {
         {"response_0", "response_1"} <= r.keys() and bool(r.keys() & {"better_response_id", "safer_response_id"})
     ),
     "winner": lambda r: decides(tuple(r)),
-    "corrections": lambda r: any(weak in r and strong in r for weak, strong in _WEAK),
+    "corrections": lambda r: _fits_feedback(r) or any(weak in r and strong in r for weak, strong in _WEAK),
     "labels": _fits_labels,
     "edits": aligner_data.is_one,
     "answers": lambda r: bool(r.keys() & _PROMPTS and _unrated(r)),
@@ -594,17 +623,17 @@ def _rated_table(record: Record, name: str) -> dict[str, Any]:
 def _rating(entry: Any, name: str) -> float | None:
     """A rating, or the one in an annotation; None where nothing is rated. Raises DataError for what is no number."""
     value: Any = entry
-    if isinstance(entry, dict):
-        value = entry.get("Rating")
-        if value is None:
-            value = next((entry[key] for key in ("rating", "score") if key in entry), None)
-    if value is None or value == "" or value == "N/A":
-        return None
+    if isinstance(entry, dict) and (value := entry.get("Rating")) is None:
+        value = next((entry[key] for key in ("rating", "score") if key in entry), None)
     if type(value) is str:
+        if value in ("", "N/A"):
+            return None
         try:
             value = float(value)
         except ValueError:
             raise no_number(name) from None
+    elif value is None:
+        return None
     return value if type(value) is float and isfinite(value) else number(value, name)
 
 

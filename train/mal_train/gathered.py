@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -17,6 +17,7 @@ from .rows import Answer, Row
 
 _HELD = 1 << 25  # characters in memory
 _PARTS = 64
+_BUFFER = 1 << 16
 
 _Found = dict[tuple[str, tuple[Message, ...]], tuple[str, list[Answer]]]
 
@@ -34,6 +35,9 @@ class Gathered:
 
     def add(self, where: str, row: Row) -> None:
         """Keep a row of one answer."""
+        if self._parts:
+            self._put(where, row.query, row.history, row.answers)
+            return
         key = row.query, row.history
         if (found := self._found.get(key)) is None:
             found = self._found[key] = where, []
@@ -48,37 +52,34 @@ class Gathered:
         if not self._parts:
             yield from _rows(self._found)
             return
-        self._spill()
         with self._opened:
             for part in self._parts:
                 yield from _rows(self._read(part))
 
     def _spill(self) -> None:
-        """Write what is in memory to the parts, by query, each as a piece of its own."""
-        if not self._parts:
-            folder = Path(self._opened.enter_context(tempfile.TemporaryDirectory(prefix="mal-data-")))
-            self._parts = [self._opened.enter_context((folder / str(n)).open("w+b")) for n in range(_PARTS)]
-        pieces: list[list[object]] = [[] for _ in self._parts]
+        """Write what is in memory to the parts, by query; what comes from now on goes there at once."""
+        folder = Path(self._opened.enter_context(tempfile.TemporaryDirectory(prefix="mal-data-")))
+        self._parts = [self._opened.enter_context((folder / str(n)).open("w+b", _BUFFER)) for n in range(_PARTS)]
         for (query, history), (where, answers) in self._found.items():
-            known = self._objectives
-            turns = [(turn.role, turn.content) for turn in history]
-            rated = [(a.text, [(known.setdefault(o.name, o).name, r) for o, r in a.ratings.items()]) for a in answers]
-            number = zlib.crc32(query.encode("utf-8", "surrogatepass")) % _PARTS
-            pieces[number].append((where, query, turns, rated))
-        for part, piece in zip(self._parts, pieces, strict=True):
-            data = marshal.dumps(piece)  # read by this process alone, and several times as fast as JSON
-            part.write(len(data).to_bytes(8, "little") + data)
+            self._put(where, query, history, answers)
         self._found.clear()
-        self._size = 0
+
+    def _put(self, where: str, query: str, history: Sequence[Message], answers: Sequence[Answer]) -> None:
+        known = self._objectives
+        turns = [(turn.role, turn.content) for turn in history]
+        rated = [(a.text, [(known.setdefault(o.name, o).name, r) for o, r in a.ratings.items()]) for a in answers]
+        data = marshal.dumps((where, query, turns, rated))  # read by this process alone, and sooner than JSON
+        part = self._parts[zlib.crc32(query.encode("utf-8", "surrogatepass")) % _PARTS]
+        part.write(len(data).to_bytes(8, "little") + data)
 
     def _read(self, part: IO[bytes]) -> _Found:
         found: _Found = {}
         part.seek(0)
         while size := part.read(8):
-            for where, query, turns, rated in marshal.loads(part.read(int.from_bytes(size, "little"))):
-                key = query, tuple([Message(role, content) for role, content in turns])
-                answers = [Answer(text, {self._objectives[name]: value for name, value in r}) for text, r in rated]
-                found.setdefault(key, (where, []))[1].extend(answers)
+            where, query, turns, rated = marshal.loads(part.read(int.from_bytes(size, "little")))
+            key = query, tuple([Message(role, content) for role, content in turns])
+            answers = [Answer(text, {self._objectives[name]: value for name, value in r}) for text, r in rated]
+            found.setdefault(key, (where, []))[1].extend(answers)
         return found
 
 

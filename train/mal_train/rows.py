@@ -34,6 +34,7 @@ from metaaligner_lite.records import Account
 _ROW_KEYS = {"id", "query", "answers", "history"}
 _ANSWER_KEYS = {"text", "ratings", "good"}
 _ROLES = ("system", "user", "assistant")
+_MOST_SPELLED = 1000
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can spell it, no file can hold it
 
 _spell: Callable[[str], str] = encode_basestring
@@ -169,13 +170,15 @@ class Lines:
 
     def __init__(self, catalogue: Mapping[str, Objective]) -> None:
         self._known = catalogue
-        self._keys: dict[int, tuple[Objective, str]] = {}  # by id: Objective hashes in Python, and there are many
+        # By id: Objective hashes in Python, and there are many. Readers give answers that are rated alike one object.
+        self._keys: dict[int, tuple[Objective, str]] = {}
+        self._spelled: dict[int, tuple[Mapping[Objective, float], str]] = {}
 
     def __call__(self, row: Row) -> str:
         """The line, with its end."""
         answers = []
         for answer in row.answers:
-            rated = ", ".join([f"{self._key(o)}: {value!r}" for o, value in answer.ratings.items()])
+            rated = self._ratings(answer.ratings)
             good = f', "good": [{", ".join([self._key(o) for o in answer.good])}]' if answer.good else ""
             answers.append(f'{{"text": {_spell(answer.text)}, "ratings": {{{rated}}}{good}}}')
         history = ""
@@ -183,6 +186,14 @@ class Lines:
             turns = [f'{{"role": "{turn.role}", "content": {_spell(turn.content)}}}' for turn in row.history]
             history = f', "history": [{", ".join(turns)}]'
         return f'{{"id": {_spell(row.id)}, "query": {_spell(row.query)}, "answers": [{", ".join(answers)}]{history}}}\n'
+
+    def _ratings(self, ratings: Mapping[Objective, float]) -> str:
+        if (found := self._spelled.get(id(ratings))) is None:
+            spelled = ", ".join([f"{self._key(o)}: {value!r}" for o, value in ratings.items()])
+            if len(self._spelled) >= _MOST_SPELLED:
+                self._spelled.clear()
+            found = self._spelled[id(ratings)] = ratings, spelled
+        return found[1]
 
     def _key(self, objective: Objective) -> str:
         if (found := self._keys.get(id(objective))) is None:
