@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .align import Correction
 from .aligners import EndpointAligner, GgufAligner
@@ -137,8 +137,19 @@ def survey(job: Job) -> Survey:
     return found
 
 
-def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None) -> Tally:
+class Rows(Protocol):
+    """What does rows, here (`align_rows`) or elsewhere; `on_done` gets each with its result, on the caller's thread."""
+
+    def __call__(self, rows: Iterator[Row], job: Job, *, shared: bool, on_done: Callable[[Row, Record], None]) -> None:
+        """`shared`: some rows are answered first."""
+
+
+def run(
+    job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None, elsewhere: Rows | None = None
+) -> Tally:
     """Do what is not done yet, write the output. Rows that fail are counted and told, and stop nothing.
+
+    With `elsewhere` the rows are done there, with a pair like this one.
 
     Raises UsageError if an earlier run had other settings, FileProblem if the disk takes no more.
     """
@@ -157,7 +168,10 @@ def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None
         waiting = _waiting(job, journal, tally, ended)
         if tally.kept:
             progress(tally)
-        align_rows(waiting, pair, job, shared=found.unanswered > 0, on_done=ended)
+        if elsewhere:
+            elsewhere(waiting, job, shared=found.unanswered > 0, on_done=ended)
+        else:
+            align_rows(waiting, pair, job, shared=found.unanswered > 0, on_done=ended)
         _write(job, found, journal)
         tally.seconds = time.monotonic() - began
         journal.close(remove=not tally.failed)

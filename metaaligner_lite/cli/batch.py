@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 _COLUMNS, _RUN = "Which columns", "How the run goes"
 _EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+class Engine(StrEnum):
+    """Where the rows of a batch are done."""
+
+    here = "here"
+    ray = "ray"
 
 
 def batch(
@@ -49,6 +58,12 @@ def batch(
     concurrency: Annotated[
         int, typer.Option(min=1, help="Rows that servers are asked at once.", rich_help_panel=_RUN)
     ] = 4,
+    engine: Annotated[
+        Engine, typer.Option(help="Where rows are done: here, or on a Ray cluster ([ray]).", rich_help_panel=_RUN)
+    ] = Engine.here,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Pairs of models on that cluster, with --threads each.", rich_help_panel=_RUN)
+    ] = 2,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
@@ -165,8 +180,14 @@ def batch(
         aligner_key_env=aligner_key_env,
         timeout=timeout,
     )
+    elsewhere = None
+    if engine is Engine.ray:
+        from ..ray_engine import RayRows
+
+        choice = replace(choice, engine=choice.engine | {"threads": threads or 1})
+        elsewhere = RayRows(choice, [wanted] if wanted else [], workers=workers, cpus=threads or 1)
     with open_pair(choice, [wanted] if wanted else [], say=say) as pair:
-        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress))
+        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress, elsewhere))
     for kind, count in tally.errors.most_common():
         say(f"{count:,} failed: {kind} (first: {tally.first[kind]})")
     if as_json:
