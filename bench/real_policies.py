@@ -35,6 +35,7 @@ from metaaligner_lite.errors import FileProblem, UsageError
 from metaaligner_lite.evaluation import measures
 from metaaligner_lite.evaluation.meaning import Meaning
 from metaaligner_lite.evaluation.measures import MEASURES, clustered
+from metaaligner_lite.gate import OPEN, Gate
 from metaaligner_lite.objectives import load_catalogue, resolve
 from metaaligner_lite.prompts import Message, chat_prompt
 
@@ -42,13 +43,16 @@ FEWEST, MOST = 25, 220  # words of an answer
 _LONGEST_QUERY = 300  # words
 _TOKENS = 320  # of the base's own answers; what is not ended by then is too long anyway
 
+_JUST_FILE = "eval-only/just-eval/just-eval.jsonl.gz"
+_ALPACA_FILE = "eval-only/alpaca-eval/outputs.jsonl.gz"
+
 #: What the data folder must hold, and where it comes from.
 FOLDERS = {
     "policy_outputs/hh-rlhf/Claude-3.csv": "samples/ of SteveKGYang/MetaAligner on GitHub (MIT); llama2-chat-70B, too",
     "policy_outputs/ultrafeedback/gpt-3.5-turbo.csv": "the same; Vicuna-13B.csv, too",
-    "eval-only/just-eval/just-eval.jsonl.gz": "Re-Align/just-eval on GitHub (MIT): the answers of its 13 models "
+    _JUST_FILE: "Re-Align/just-eval on GitHub (MIT): the answers of its 13 models "
     'gathered as {"query", "answers": {model: text}}',
-    "eval-only/alpaca-eval/outputs.jsonl.gz": "results/*/model_outputs.json of tatsu-lab/alpaca_eval on GitHub (CC "
+    _ALPACA_FILE: "results/*/model_outputs.json of tatsu-lab/alpaca_eval on GitHub (CC "
     'BY-NC 4.0, for evaluation only) as {"model", "instruction", "output"}',
     "eval-only/xstest/xstest_v2_completions_gpt4_gpteval.csv.gz": "completions of 5 models, from paul-rottger/"
     "exaggerated-safety on GitHub (CC BY 4.0)",
@@ -77,6 +81,7 @@ REQUESTS = (
         "brevity,politeness,clarity,structure",
     ),
 )
+_COST = ("seconds", "written", "accepted", "failure", "finish", "preference")
 UNALIGNED, TIDIED, PKU = "unaligned", "tidied only", "PKU Aligner 2B"
 _TAXED = [name for name in MEASURES if name != "length"]
 
@@ -118,6 +123,7 @@ def main() -> None:
     parser.add_argument("--self", action="store_true", dest="alone", help="the base asked to edit, nothing trained")
     parser.add_argument("--name", default="", help="the column's name (default: the file's)")
     parser.add_argument("--layout", default="", help="prompt layout, if not the manifest's")
+    parser.add_argument("--gate", action="store_true", help="note by how much the aligner prefers each edit")
     parser.add_argument("--rows", type=Path, help="training rows (jsonl); a query in both is an error")
     parser.add_argument("--policies", nargs="+", default=POLICIES, help='names or patterns, such as "just/*"')
     parser.add_argument("--objectives", nargs="+", default=REQUESTS, help="sets: brevity brevity,politeness ...")
@@ -213,18 +219,28 @@ def answers(policy: str, options: argparse.Namespace) -> Iterator[tuple[str, str
     """(query, answer, label) of a policy."""
     kind, _, model = policy.partition("/")
     if kind in ("hh", "uf"):
-        folder = "hh-rlhf" if kind == "hh" else "ultrafeedback"
-        for row in _csv(options.data, f"policy_outputs/{folder}/{model}.csv"):
+        for row in _csv(options.data, file_of(policy)):
             yield row["query"], row["generated_text"], ""
     elif kind == "just":
         yield from ((query, answer, "") for query, answer in _just(options.data)[model])
     elif kind == "alpaca":
         yield from ((query, answer, "") for query, answer in _alpaca(options.data)[model])
     elif kind == "xstest":
-        for row in _csv(options.data, f"eval-only/xstest/xstest_v2_completions_{model}_gpteval.csv.gz"):
+        for row in _csv(options.data, file_of(policy)):
             yield row["prompt"], row["completion"], "unsafe" if row["type"].startswith("contrast") else "safe"
     else:
         yield from ((query, answer, "") for query, answer in own_answers(kind, model, options))
+
+
+def file_of(policy: str) -> str:
+    """The file of --data that holds a policy's answers, or, of the base's own, its queries ("" where none does)."""
+    kind, _, model = policy.partition("/")
+    if kind in ("hh", "uf"):
+        return f"policy_outputs/{'hh-rlhf' if kind == 'hh' else 'ultrafeedback'}/{model}.csv"
+    if kind == "xstest":
+        return f"eval-only/xstest/xstest_v2_completions_{model}_gpteval.csv.gz"
+    known = {"just": _JUST_FILE, "own": _JUST_FILE, "alpaca": _ALPACA_FILE}
+    return known.get(kind, "")
 
 
 def own_answers(kind: str, how: str, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
@@ -291,7 +307,7 @@ def _just(data: Path) -> dict[str, list[tuple[str, str]]]:
     key = (data, "just")
     if key not in _READ:
         found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for row in jsonl(_there(data, "eval-only/just-eval/just-eval.jsonl.gz")):
+        for row in jsonl(there(data, _JUST_FILE)):
             for model, text in row["answers"].items():
                 found[model].append((row["query"], text))
         _READ[key] = dict(found)
@@ -302,7 +318,7 @@ def _alpaca(data: Path) -> dict[str, list[tuple[str, str]]]:
     key = (data, "alpaca")
     if key not in _READ:
         found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for row in jsonl(_there(data, "eval-only/alpaca-eval/outputs.jsonl.gz")):
+        for row in jsonl(there(data, _ALPACA_FILE)):
             found[row["model"]].append((row["instruction"], row["output"]))
         _READ[key] = dict(found)
     return _READ[key]
@@ -318,7 +334,8 @@ def corrected(cases: Sequence[Case], options: argparse.Namespace) -> list[Edit]:
     return [Edit(case, "helpful and harmless", texts[case.query].strip()) for case in own]
 
 
-def _there(data: Path, name: str) -> Path:
+def there(data: Path, name: str) -> Path:
+    """A file of the data folder. Raises FileProblem that says what the folder must hold, and where it comes from."""
     path = data / name
     if not path.is_file():
         listed = "\n".join(f"  {file}: {origin}" for file, origin in FOLDERS.items())
@@ -331,7 +348,7 @@ def _there(data: Path, name: str) -> Path:
 
 def _csv(data: Path, name: str) -> Iterator[dict[str, str]]:
     csv.field_size_limit(1 << 24)
-    path = _there(data, name)
+    path = there(data, name)
     how: dict[str, Any] = {"mode": "rt", "newline": "", "encoding": "utf-8"}
     with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as file:
         yield from csv.DictReader(file)
@@ -443,6 +460,7 @@ def write_edits(plan: dict[str, list[Case]], options: argparse.Namespace) -> dic
     layout = options.layout or ("conversation" if options.alone else "")
     with open_engine(files[0], adapter=options.adapter, threads=options.threads) as engine:
         aligner = GgufAligner(engine, layout=layout)
+        gate = OPEN if options.gate else None
         name = options.name or ("self-edit by prompt" if options.alone else files[-1].stem)
         model = f"{fingerprint(*files)} {aligner.layout}"
         options.edits.parent.mkdir(parents=True, exist_ok=True)
@@ -458,7 +476,7 @@ def write_edits(plan: dict[str, list[Case]], options: argparse.Namespace) -> dic
         with options.edits.open("a", encoding="utf-8") as log:
             for case, requests in todo.values():
                 for start in range(0, len(requests), options.beside):
-                    for row in edited(case, requests[start : start + options.beside], aligner):
+                    for row in edited(case, requests[start : start + options.beside], aligner, gate):
                         log.write(json.dumps({"model": model, "name": name, **row}, ensure_ascii=False) + "\n")
                         written += 1
                     log.flush()
@@ -476,12 +494,19 @@ def _mend(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-def edited(case: Case, requests: Sequence[str], aligner: GgufAligner) -> Iterator[dict[str, Any]]:
-    """One row for each request. Where nothing could be edited the text is the answer, and `failure` says why."""
+def edited(
+    case: Case, requests: Sequence[str], aligner: GgufAligner, gate: Gate | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row for each request. Where nothing could be edited the text is the answer, and `failure` says why.
+
+    With the open gate each row says by how much the aligner prefers its edit to the answer (`preference`).
+    """
     knows_turns = aligner.layout.startswith("conversation") or aligner.layout == "paper/hh-rlhf"
     query, history = (case.asked, case.turns) if knows_turns else (case.query, ())
     began = time.perf_counter()
-    corrections = align_each(query, requests, policy=GivenAnswer(case.answer), aligner=aligner, history=history)
+    corrections = align_each(
+        query, requests, policy=GivenAnswer(case.answer), aligner=aligner, history=history, gate=gate
+    )
     seconds = (time.perf_counter() - began) / len(requests)
     for request, correction in zip(requests, corrections, strict=True):
         counts = correction.edit.counts if correction.edit else None
@@ -497,6 +522,7 @@ def edited(case: Case, requests: Sequence[str], aligner: GgufAligner) -> Iterato
             "seconds": round(seconds, 3),  # a share of those that were edited side by side
             "written": counts.written if counts else 0,
             "accepted": counts.accepted if counts else 0,
+            **({"preference": correction.preference} if gate else {}),
         }
 
 
@@ -544,7 +570,7 @@ def read_edits(plan: dict[str, list[Case]], paths: Sequence[Path]) -> dict[str, 
             continue  # nothing was edited yet: the answers as they are can be judged
         for row in jsonl(path):
             request = row["objectives"] if isinstance(row["objectives"], str) else ",".join(row["objectives"])
-            cost = {name: row[name] for name in ("seconds", "written", "accepted", "failure", "finish") if name in row}
+            cost = {name: row[name] for name in _COST if name in row}
             model = str(row.get("model", path.stem))
             if model not in names:
                 name = str(row.get("name", path.stem))

@@ -75,16 +75,16 @@ def read_chat(raw: Any, source: str) -> Chat:
     if plain := _plain(raw):
         return Chat(plain)
     notes: dict[str, None] = {}
-    turns: list[Message] = []
+    turns: list[tuple[str, list[str]]] = []
     for role, text in _turns(raw, source, notes):
         if not text.strip():
             notes[_EMPTY_OUT] = None
-        elif turns and turns[-1].role == role:
+        elif turns and turns[-1][0] == role:
             notes[_JOINED] = None
-            turns[-1] = Message(role, f"{turns[-1].content}\n\n{text}")
+            turns[-1][1].append(text)
         else:
-            turns.append(Message(role, text))
-    return Chat(tuple(turns), tuple(notes))
+            turns.append((role, [text]))
+    return Chat(tuple(Message(role, "\n\n".join(texts)) for role, texts in turns), tuple(notes))
 
 
 def _plain(raw: Any) -> tuple[Message, ...]:

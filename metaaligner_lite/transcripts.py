@@ -48,6 +48,8 @@ def read_transcript(text: str) -> tuple[Message, ...]:
 
     It has to begin with a mark, and to hold one of the assistant's.
     """
+    if "ssistant" not in text and "ASSISTANT" not in text and "_turn>" not in text:
+        return ()  # nearly always, and sooner than by all the marks
     for kind in _KINDS:
         if kind.assistant in text and (turns := _turns(text, kind)):
             return turns
@@ -70,7 +72,7 @@ def _turns(text: str, kind: _Marks) -> tuple[Message, ...]:
     text = text.strip(" \t").removeprefix(kind.begins) if kind.begins else text
     if kind.user[0] == "\n" and not text.startswith(kind.user):
         text = "\n\n" + text.lstrip()
-    first, *asked = text.split(kind.user)
+    first, *chunks = text.split(kind.user)
     found: list[tuple[str, str]] = []
     if first.strip():
         opening = first.split(kind.assistant)
@@ -82,10 +84,11 @@ def _turns(text: str, kind: _Marks) -> tuple[Message, ...]:
         else:
             return ()
         found += [("assistant", said) for said in opening[1:]]
-    for chunk in asked:
-        said, *answers = chunk.split(kind.assistant)
-        found.append(("user", said))
-        found += [("assistant", answer) for answer in answers]
+    for chunk in chunks:
+        role = "user"
+        for said in chunk.split(kind.assistant):
+            found.append((role, said))
+            role = "assistant"
     if not found[-1][1].strip():
         found.pop()  # the turn to be written
     turns = []

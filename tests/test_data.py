@@ -451,6 +451,19 @@ def test_rows_read_back_as_they_were(tmp_path):
     assert rows == [row]
 
 
+def test_lines_are_what_json_writes():
+    """With orjson or without it, whatever the texts hold."""
+    from json.encoder import encode_basestring
+
+    from mal_train.rows import Lines
+
+    text = "".join(map(chr, range(160))) + '\u2028é😀"\\/'
+    row = Row("1", text, (Answer(text, {KNOWN["humor"]: 0.5}), Answer("b", {KNOWN["humor"]: 1.0})))
+    assert Lines(KNOWN)(row) == json.dumps(to_json(row), ensure_ascii=False) + "\n"
+    orjson = pytest.importorskip("orjson")
+    assert orjson.dumps(text).decode() == encode_basestring(text)
+
+
 # --- scorers ---
 
 
@@ -693,6 +706,15 @@ def test_build_and_show(mal, tmp_path):
     assert "Edit your answer to improve it" in shown and "length" in shown and "improving edits" in shown
     told = json.loads(mal("show", tmp_path / "rows.jsonl", "--json", "-n", "1", "--layout", "paper/hh-rlhf"))
     assert told["edits"][0]["prompt"].startswith("You are an assistant to human.") and told["pairs"] == 1
+
+
+def test_a_row_of_very_many_answers_is_shown_by_its_first(mal, tmp_path):
+    """All pairs of 5,000 answers would be 12 million."""
+    answers = [{"text": f"answer {i}", "ratings": {"humor": i}} for i in range(5000)]
+    source = write(tmp_path / "rows.jsonl", [{"id": "1", "query": "q", "answers": answers}])
+    said = mal("show", source)
+    assert "5,000 answers" in said and "435 pairs" in said
+    assert "of 1 rows with more than 30 answers the first 30 are compared" in said
 
 
 def test_reward_models_from_the_command_line(mal, classifier, tmp_path):

@@ -537,6 +537,19 @@ def test_the_command_by_rules(tmp_path, run):
     assert json.loads(printed)["cells"] == json.loads((tmp_path / "x.eval.json").read_text())["cells"]
 
 
+def test_the_command_writes_a_page_and_a_log(tmp_path, run):
+    path, page, log = rows(tmp_path / "x.csv"), tmp_path / "x.html", tmp_path / "x.log.json"
+    for _ in range(2):  # the second run replaces them
+        run("eval", path, "-o", "brevity", "--no-baselines", "--html", page, "--inspect", log)
+        assert "Where is parcel 11?" in page.read_text()
+        samples = json.loads(log.read_text())["samples"]
+        scores = [sample["scores"]["rules: brevity, aligned against answer"]["value"] for sample in samples]
+        assert scores == [0.5 if i % 4 == 0 else 1.0 for i in range(12)]
+    page.write_text("mine")
+    _, err = run("eval", path, "-o", "brevity", "--no-baselines", "--html", page, code=1)
+    assert "no report; name another file with --html, or --force" in " ".join(err.split())
+
+
 def test_the_scorers_of_mal_data(tmp_path, run):
     path = rows(tmp_path / "x.csv")
     run("eval", path, "-o", "brevity", "--no-baselines", "-j", "scorers", "--out", tmp_path / "r.json")
@@ -608,6 +621,10 @@ def test_the_command_calibrates_judges_alone(tmp_path, run, tiny_path):
         (("x.csv", "--compare", "a.json", "b.json"), "takes two reports and nothing else"),
         (("x.csv", "-j", "nothing.gguf"), "nothing.gguf"),
         (("x.csv", "-o", "nonsense"), "unknown objective 'nonsense'"),
+        (("x.csv", "--html", "x.txt"), "ends in .html"),
+        (("x.csv", "--inspect", "x.eval.json"), "named twice"),
+        (("x.csv", "--inspect", "x.eval"), "ends in .json"),
+        (("--html", "x.html", "--compare", "a.json", "b.json"), "takes two reports and nothing else"),
     ],
 )
 def test_wrong_usage(tmp_path, monkeypatch, mal, arguments, told):

@@ -13,7 +13,7 @@ from mal_train.build import build
 from mal_train.formats import FORMATS, MEANING, Mapped
 from mal_train.look import look
 from mal_train.rows import Names, read_rows
-from metaaligner_lite.errors import DataError
+from metaaligner_lite.errors import DataError, UsageError
 from metaaligner_lite.objectives import resolve
 
 README = Path(__file__).parent.parent / "train" / "README.md"
@@ -35,6 +35,12 @@ BETTER = [("good", {"helpfulness": 1}), ("bad", {"helpfulness": 0})]
 WORSE = [("good", {"helpfulness": 0}), ("bad", {"helpfulness": 1})]
 TIE = [("good", {"helpfulness": 1}), ("bad", {"helpfulness": 1})]
 HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: q\n\nAssistant:"
+
+
+JUDGE = (
+    "###Task Description:\nRate it.\n\n###The instruction to evaluate:\n{query}\n\n"
+    "###Response to evaluate:\n{answer}\n\n###Score Rubrics:\n[Is it good?]\n\n###Feedback: "
+)
 
 
 def pair(answers=None, history=(), query="q"):
@@ -88,6 +94,18 @@ FORMS = {
         [{"chosen": [SYSTEM, *SAID, user("q"), bot("good")], "rejected": [SYSTEM, *SAID, user("q"), bot("bad")]}],
         [pair(history=[SYSTEM, *SAID])],
         [],
+    ),
+    "TRL, implicit prompt in texts": (
+        [
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            {"chosen": "The sky is blue.", "rejected": "The sky is black."},
+            {"chosen": "It is late", "rejected": "Not yet"},
+        ],
+        [
+            pair([("blue.", {"helpfulness": 1}), ("green.", {"helpfulness": 0})], query="The sky is"),
+            pair([("blue.", {"helpfulness": 1}), ("black.", {"helpfulness": 0})], query="The sky is"),
+        ],
+        ["texts that begin alike"],
     ),
     "TRL, with images": (
         [
@@ -188,6 +206,23 @@ FORMS = {
         [pair([("good", {"helpfulness": 1}), ("better", {"helpfulness": 1}), ("bad", {"helpfulness": 0})])],
         [],
     ),
+    "TruthfulQA": (
+        "Type,Question,Best Answer,Correct Answers,Incorrect Answers\nx,q,good,good; better,bad\n",
+        [pair([("good", {"helpfulness": 1}), ("better", {"helpfulness": 1}), ("bad", {"helpfulness": 0})])],
+        [],
+    ),
+    "HHH, for judges": (
+        [
+            {
+                "source": "other",
+                "chosen_instruction": JUDGE.format(query=query, answer="good"),
+                "rejected_instruction": JUDGE.format(query=other, answer="bad"),
+            }
+            for query, other in ((HH, HH), ("q", "r"))
+        ],
+        [pair(history=SAID)],
+        ["to different queries"],
+    ),
     "a table of chats": (
         'prompt;chosen;rejected\nq;"[{""role"": ""assistant"", ""content"": ""good""}]";'
         "\"[{'role': 'assistant', 'content': 'bad'}]\"\n",
@@ -209,20 +244,22 @@ FORMS = {
         + [
             {
                 "winner": "tie",
-                "conversation_a": [user("q"), bot("one"), user("and"), bot("good")],
-                "conversation_b": [user("q"), bot("other"), user("and"), bot("bad")],
-            }
+                "conversation_a": [user("q"), bot("good"), user("and"), bot("one")],
+                "conversation_b": [user("q"), bot("bad"), user("and"), bot("other")],
+            },
+            {"winner": "tie", "conversation_a": [user("q"), bot("a")], "conversation_b": [user("r"), bot("b")]},
         ],
-        [pair(), pair(WORSE, SAID), pair(TIE)],
+        [pair(), pair(WORSE, SAID), pair(TIE), pair(TIE)],
         ["names no winner", "part before their last answer"],
     ),
     "LMArena, as a table": (
         "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie\n"
         '1,x,y,"[""q""]","[""good""]","[""bad""]",0,1,0\n'
         '2,x,y,"[""q""]","[""good""]","[""bad""]",0,0,1\n'
-        '3,x,y,"[""q"",""r""]","[""good"",""s""]","[""bad"",""t""]",1,0,0\n',
-        [pair(WORSE), pair(TIE)],
-        ["part before their last answer"],
+        '3,x,y,"[""q"",""r""]","[""good"",""s""]","[""bad"",""t""]",1,0,0\n'
+        '4,x,y,"[""Hi"",""q""]","[""Hello."",""good""]","[""Hello."",""bad""]",1,0,0\n',
+        [pair(WORSE), pair(TIE), pair(), pair(history=SAID)],
+        [],
     ),
     "AlpacaFarm, LLMBar": (
         [
@@ -432,6 +469,45 @@ FORMS = {
         [pair([("good", {"helpfulness": 5}), ("bad", {"helpfulness": 2})])],
         [],
     ),
+    "Prometheus, judged": (
+        [
+            {"idx": 1, "instruction": JUDGE.format(query="q", answer=text), "gpt4_score": scores}
+            for text, scores in (("good", [5, 4]), ("bad", [2, 1]))
+        ],
+        [pair([("good", {"helpfulness": 4.5}), ("bad", {"helpfulness": 1.5})])],
+        [],
+    ),
+    "AlpacaEval": (
+        [
+            {"dataset": "x", "instruction": "q", "output": text, "model": text, "preference": value}
+            for text, value in (("good", 1.9), ("bad", 1.1), ("new", None))
+        ],
+        [pair([("good", {"helpfulness": 1.9}), ("bad", {"helpfulness": 1.1}), ("new", {})])],
+        [],
+    ),
+    "prompts and completions": (
+        [
+            {"prompt": "q", "completion": "good"},
+            {"prompt": "q", "completion": "bad"},
+            {"prompt": "alone", "completion": "x"},
+        ],
+        None,
+        None,
+    ),
+    "TruthfulQA, for judges": (
+        [
+            {"prompt": f"Q: q\nA: {text}\n{about}:", "completion": answer}
+            for text, about, answer in (("good", "True", " yes"), ("bad", "True", " no"), ("bad", "Helpful", " yes"))
+        ],
+        [pair([("good", {"truthfulness": 1}), ("bad", {"truthfulness": 0}), ("bad", {"helpfulness": 1})])],
+        [],
+    ),
+    "MetaAligner's samples": ("query,goldens,generated_text\nq,good,bad\n", None, None),
+    "numbered answers": (
+        [{"question": "q", "prediction 1": "good", "prediction 2": "bad", "prediction 3": "x", "preference": [0, 1]}],
+        None,
+        None,
+    ),
     "TRL, unpaired (KTO)": (
         [
             {"prompt": "q", "completion": "good", "label": True},
@@ -495,6 +571,8 @@ UNREAD = {
     "Nectar": {"turns", "num_responses"},
     "UltraFeedback": {"completions: vibes"},
     "SHP": {"post_id", "score_ratio"},
+    "TruthfulQA": {"Type", "Best Answer"},
+    "AlpacaEval": {"dataset", "model"},
 }
 
 
@@ -549,6 +627,33 @@ def test_show_says_what_each_is_taken_for(tmp_path, form, name):
     text = "\n".join(seen.lines())
     assert seen.form == form and f"{form}: {MEANING[form]}" in text and len(seen.lines()) < 40
     assert all(unread in text for unread in UNREAD.get(name, ()))
+
+
+@pytest.mark.parametrize("name", ["prompts and completions", "MetaAligner's samples", "numbered answers"])
+def test_answers_that_nothing_rates_are_for_scorers(tmp_path, name):
+    from mal_train.scorers import chosen_scorers
+
+    source = written(tmp_path, FORMS[name][0])
+    with pytest.raises(DataError, match="no objective is rated.*--score or --reward"):
+        build([source], tmp_path / "rows.jsonl", Mapped(Names(None)))
+    build([source], tmp_path / "rows.jsonl", Mapped(Names(None)), scorers=chosen_scorers(["length"]))
+    ((_, query, answers),) = plain(read_rows(tmp_path / "rows.jsonl")[0])
+    assert query == "q" and [text for text, _ in answers][:2] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"orig": "a long text", "simple": "a text", "split": "x"}], "texts and their rewritings (orig, simple)"),
+        ([{"source": "a long text", "target": "a text"}], "--column answer=source --column correction=target"),
+        ([{"id": 1, "prompt": "q", "label": "safe"}], "questions, and no answers to compare"),
+    ],
+)
+def test_what_lacks_a_part_is_named_with_it(tmp_path, content, said):
+    source = written(tmp_path, content)
+    assert said in "\n".join(look(source, HELPFUL).lines())
+    with pytest.raises(UsageError, match=re.escape(said)):
+        build([source], tmp_path / "rows.jsonl", HELPFUL)
 
 
 def test_a_table_of_answers(tmp_path):
@@ -666,7 +771,11 @@ def test_held_out_queries_are_dropped_and_counted(tmp_path):
         "its query occurs in eval.csv, which is held out": 3,
         "its query nearly occurs in eval.csv, which is held out": 2,
     }
-    assert "of the 3 queries of eval.csv, 2 occur in the data" in built.lines()
+    said = "of the 3 queries of eval.csv, {} occur in the data word for word (case and marks aside), {} more nearly"
+    assert said.format(2, 0) in built.lines()
+    held.write_text(f'query\n"{QUESTION.upper()}"\nWhere is it?\n"{QUESTION.replace("a week", "a month")} Quickly."\n')
+    built = build([source], tmp_path / "rows.jsonl", HELPFUL, held_out=[held], force=True)
+    assert said.format(2, 1) in built.lines()
     nothing = tmp_path / "nothing.jsonl"
     nothing.write_text('{"a": 1}\n')
     with pytest.raises(DataError, match="no query to hold out"):

@@ -337,6 +337,7 @@ def options(folder, **more):
         "adapter": None,
         "aligner": None,
         "alone": False,
+        "gate": False,
         "name": "",
         "layout": "",
         "score_only": False,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
-import subprocess
-import tarfile
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,19 +43,6 @@ HOSTILE = """# Heading
 ```html
 <script>window.hacked = 9</script>
 """
-
-
-@pytest.fixture(scope="session")
-def _chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Chrome, Path]]:
-    if not stand.browser_found():
-        pytest.skip(stand.MISSING)
-    folder = tmp_path_factory.mktemp("chromium")
-    opened = stand.open_browser(folder)
-    opened.set_window_size(1280, 860)
-    try:
-        yield opened, folder
-    finally:
-        opened.quit()
 
 
 class Page:
@@ -302,6 +287,8 @@ def test_sets_side_by_side(page: Page) -> None:
     assert page.texts(".answer h3") == ["Policy", "Set A", "Set B", "Set C"]
     assert sorted(names(body)[0] for body in page.server.asked) == ["brevity", "clarity", "empathy"]
     assert "left the answer as it was" in page.all(".aligned")[2].text
+    given = {names(body)[0]: body["metaaligner"].get("answer") for body in page.server.asked}
+    assert given == {"empathy": None, "brevity": BEFORE, "clarity": BEFORE}, "the policy is asked once"
     tops = {column.rect["y"] for column in page.all(".answer")}
     assert len(tops) == 1, "the columns stand beside each other"
     [go_on] = [one for one in page.all(".aligned")[1].find_elements(By.TAG_NAME, "button") if "Go on" in one.text]
@@ -775,21 +762,6 @@ def test_names_and_roles(page: Page) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """axe-core's script, as the npm registry has it. Skips where npm, or the way there, is missing."""
-    folder = tmp_path_factory.mktemp("axe")
-    if not (npm := shutil.which("npm")):
-        pytest.skip("needs npm, which fetches axe-core (`apt-get install npm`)")
-    done = subprocess.run([npm, "pack", "--silent", "axe-core@4.14.1"], cwd=folder, capture_output=True, timeout=120)
-    if done.returncode:
-        pytest.skip("npm could not fetch axe-core 4.14.1")
-    with tarfile.open(next(folder.glob("*.tgz"))) as packed:
-        script = packed.extractfile("package/axe.min.js")
-        assert script
-        return script.read().decode()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(page: Page, axe: str, scheme: str) -> None:
     def faults() -> list[str]:
@@ -827,13 +799,16 @@ def test_axe_finds_nothing(page: Page, axe: str, scheme: str) -> None:
 # --- the file itself ---
 
 
-def test_the_page_is_what_its_sources_make() -> None:
+def test_the_pages_are_what_their_sources_make() -> None:
     path = PAGE.parent.parent.parent / "page" / "build.py"
     spec = importlib.util.spec_from_file_location("page_build", path)
     assert spec and spec.loader
     build = importlib.util.module_from_spec(spec)
+    sys.modules["page_build"] = build  # where its dataclass looks for its types
     spec.loader.exec_module(build)
-    assert PAGE.read_text(encoding="utf-8") == build.build(), "run `python page/build.py`"
+    assert {page.file.parent.name for page in build.PAGES} == {"serve", "evaluation"}
+    for page in build.PAGES:
+        assert page.file.read_text(encoding="utf-8") == build.build(page), "run `python page/build.py`"
 
 
 def test_the_page_is_one_file_of_moderate_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
@@ -22,7 +23,7 @@ from served import Echo, Upper, body, events, fake, serving, text_of
 
 from metaaligner_lite.errors import EndpointError, FileProblem, UsageError
 from metaaligner_lite.objectives import builtin_catalogue, resolve
-from metaaligner_lite.serve.app import Limits
+from metaaligner_lite.serve.app import Limits, Mailbox
 from metaaligner_lite.serve.safety import Door, host_name, loopback
 from metaaligner_lite.serve.sets import Chosen, read_sets
 
@@ -181,7 +182,7 @@ REFUSED = [
     ({"logprobs": True}, 400, "logprobs", "unsupported_parameter", "logprobs: "),
     ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter", "tool_choice: "),
     ({"metaaligner": {"objective": "x"}}, 400, "metaaligner.objective", None,
-     "unknown key 'objective' in metaaligner; expected objectives, gate, show, rounds"),
+     "unknown key 'objective' in metaaligner; expected objectives, gate, show, rounds, answer"),
     ({"metaaligner": {"objectives": [{"name": "x", "text": "y"}]}}, 400, None, None, ""),
     ({"metaaligner": {"objectives": "empaty"}}, 400, "metaaligner.objectives", None, "did you mean 'empathy'"),
     ({"metaaligner": {"objectives": ""}}, 400, "metaaligner.objectives", None, "no objective given"),
@@ -189,6 +190,8 @@ REFUSED = [
     ({"metaaligner": {"show": "diff"}}, 400, "metaaligner.show", None, "'aligned' or 'both'"),
     ({"model": "policy", "metaaligner": {"objectives": "empathy"}}, 400, "metaaligner.objectives", None,
      "is not edited"),
+    ({"model": "policy", "metaaligner": {"answer": "x"}}, 400, "metaaligner.answer", None, "is not edited; leave it"),
+    ({"metaaligner": {"answer": " "}}, 400, "metaaligner.answer", None, "the answer to be edited: it is empty"),
     ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 400, "messages", "context_length_exceeded",
      "20,000 tokens, but the context holds 10,000"),
 ]  # fmt: skip
@@ -315,6 +318,17 @@ def test_what_a_gate_takes_back_is_not_streamed():
         found = events(post(url, body("hi", stream=True, metaaligner={"gate": True})).iter_lines())
         assert text_of(found) == "echo hi"
         assert found[-2]["metaaligner"]["preference"] == 0.0
+
+
+def test_a_given_answer_is_edited_and_no_policy_asked():
+    policy = Echo()
+    with serving(fake(policy)) as (url, _):
+        found = post(url, body("hi", metaaligner={"answer": "as it is"})).json()
+        assert found["choices"][0]["message"]["content"] == "AS IT IS"
+        assert found["metaaligner"]["policy_text"] == "as it is"
+        streamed = events(post(url, body("hi", stream=True, metaaligner={"answer": "so", "show": "both"})).iter_lines())
+        assert text_of(streamed).strip() == "SO"
+    assert policy.words == [0] and not policy.asked_for
 
 
 def test_an_error_of_a_policy_elsewhere_and_one_of_ours():
@@ -658,3 +672,33 @@ def test_files_of_sets(tmp_path, text, message):
         assert (found.objectives[0].name, found.show) == ("empathy", "both")
     with pytest.raises(FileProblem):
         read_sets(tmp_path / "none.toml", builtin_catalogue(), default)
+
+
+def test_the_loop_is_woken_once_for_what_is_fetched_at_once(monkeypatch):
+    """A ring for every token took a tenth of the time in which an engine could write."""
+
+    async def told():
+        loop, rings = asyncio.get_running_loop(), []
+        ring = loop.call_soon_threadsafe
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *args: (rings.append(1), ring(*args)))
+        mailbox, found = Mailbox(), []
+
+        def write():
+            for number in range(100):
+                mailbox.put("edit", f"{number} ")
+
+        write()
+        found += await mailbox.fetch()
+        assert (found, len(rings)) == ([("edit", "".join(f"{number} " for number in range(100)))], 1)
+        assert await mailbox.fetch(0.01) == []
+        writers = [threading.Thread(target=write) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        got = ""
+        while got.count(" ") < 400:  # nothing is lost between a ring and a fetch
+            async with asyncio.timeout(20):
+                got += "".join(text for _, text in await mailbox.fetch())
+        for writer in writers:
+            writer.join()
+
+    asyncio.run(told())

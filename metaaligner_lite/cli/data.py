@@ -165,7 +165,7 @@ def _show_rows(mal: Any, file: Path, catalogue: Any, count: int, layout: str, se
 
     rows, account = mal.rows.read_rows(file, catalogue)
     summary = mal.build.summarize(rows)
-    sets = mal.reformulate.reformulate_rows(rows, seed)
+    sets = mal.reformulate.reformulate_rows(map(mal.build.few_answers, rows), seed)
     edits = [*sets.contrastive[: count - count // 3], *sets.equal[: count // 3]]
     prompts = [
         "".join(
@@ -181,6 +181,8 @@ def _show_rows(mal: Any, file: Path, catalogue: Any, count: int, layout: str, se
         print_json({**summary, "refused": dict(account.refused), "edits": shown})
         return
     print("\n".join([f"{file}: rows, as mal data build writes them", *account.lines()]))
+    if cut := sum(len(row.answers) > mal.build.ANSWERS for row in rows):
+        print(f"of {cut:,} rows with more than {mal.build.ANSWERS} answers the first {mal.build.ANSWERS} are compared")
     signs = summary.pop("signs")
     print(", ".join(f"{value:,} {name}" for name, value in summary.items() if name != "rows"))
     for name, found in signs.items():

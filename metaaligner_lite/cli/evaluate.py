@@ -52,6 +52,18 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="The report, a .json file (default: RESULTS.eval.json).", rich_help_panel=_RUN)
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The report as one HTML file, too: charts, tables, examples; it loads nothing.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    inspect: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A log for Inspect (inspect_ai), too, a .json file.", rich_help_panel=_RUN),
+    ] = None,
     measure: Annotated[
         str, typer.Option(help="Objectives to judge, asked for or not (default: those asked for).")
     ] = "",
@@ -188,9 +200,11 @@ def evaluate(
     """
     from ..errors import UsageError
     from ..evaluation.compare import compare as compared
+    from ..evaluation.inspect_log import check_log, write_log
     from ..evaluation.meta import read_votes
+    from ..evaluation.page import check_page, write_page
     from ..evaluation.report import beside, plain
-    from ..evaluation.run import Evaluation, check_out, save
+    from ..evaluation.run import Evaluation, check_out, row_records, save
     from ..evaluation.run import evaluate as run
     from ..evaluation.sources import Columns, Table, read_items
     from ..evaluation.terminal import comparison_tables, tables
@@ -202,7 +216,7 @@ def evaluate(
     from .console import flagged, print_json, talk
 
     if compare:
-        if sources or meta:
+        if sources or meta or html or inspect:
             raise UsageError("`compare` takes two reports and nothing else")
         found = compared(*compare)
         if as_json:
@@ -215,6 +229,13 @@ def evaluate(
         raise UsageError("nothing to judge: name what `mal batch` wrote, or votes of people with `meta`")
     out = out or _default_out(sources)
     check_out(out, sources, force=force)
+    if html:
+        check_page(html, force=force)
+    if inspect:
+        check_log(inspect, force=force)
+    written = [path.resolve() for path in (out, html, inspect) if path]
+    if len(set(written)) < len(written) or set(written) & {path.resolve() for path in sources}:
+        raise UsageError("a file is named twice: `out`, `html` and `inspect` each want one of their own")
     catalogue = load_catalogue(objectives_file)
     console = talk()
 
@@ -265,11 +286,18 @@ def evaluate(
         finally:
             judging.close()
         report = save(out, report, verdicts, work.items)
+    texts = list(row_records(work.items))
+    if html:
+        write_page(html, report, verdicts, texts)
+    if inspect:
+        write_log(inspect, report, verdicts, texts)
     if as_json:
         print_json(plain(report))
     else:
         _print(tables(report))
     console.print(f"report: {out} (texts and verdicts beside it)", style="dim")
+    for path in filter(None, (html, inspect)):
+        console.print(f"written, too: {path}", style="dim")
     if report.coverage.share < min_judged:
         say(
             f"only {100 * report.coverage.share:.1f} % of the pairs have a verdict, fewer than `min_judged` "

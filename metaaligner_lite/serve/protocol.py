@@ -104,6 +104,7 @@ class Wanted(_Closed):
     gate: bool | None = None
     show: Literal["aligned", "both"] | None = None
     rounds: Annotated[int, Field(ge=1, le=8)] | None = None
+    answer: Annotated[str, Field(min_length=1)] | None = None  # to be edited in place of one that the policy writes
 
 
 _Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=16)]
@@ -161,8 +162,9 @@ _REFUSED = {
 class Order:
     """What a request comes to: a query with the turns before it, and how it is to be answered.
 
-    `objectives` are what the answer is edited toward; none, and the policy's answer is the answer. `chat` is off where
-    the query is a text to go on with. `show_both` streams the policy's answer, too.
+    `objectives` are what the answer is edited toward; none, and the policy's answer is the answer. With an `answer` of
+    the client's the policy is not asked. `chat` is off where the query is a text to go on with. `show_both` streams
+    the policy's answer, too.
     """
 
     query: str
@@ -178,6 +180,7 @@ class Order:
     model: str = ""
     client: str = ""
     notes: tuple[str, ...] = ()
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,9 @@ def _order(
                 param="metaaligner.objectives",
             )
         objectives = _objectives(own.objectives, defaults.catalogue)
+    if own.answer is not None and not (objectives and own.answer.strip()):
+        why = f"what the model {model!r} writes is not edited" if not objectives else "it is empty"
+        raise Refused(400, f"the answer to be edited: {why}; leave it out", param="metaaligner.answer")
     sampling, named = _sampling(request, defaults)
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     return Order(
@@ -264,6 +270,7 @@ def _order(
         model,
         request.user or client,
         notes,
+        own.answer,
     )
 
 

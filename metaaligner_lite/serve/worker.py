@@ -20,7 +20,7 @@ from ..gate import Gate
 from ..generation import Generation
 from ..llama.turns import Turns
 from ..pair import Pair, as_recommended
-from ..policies import Answer, Continuation, EndpointPolicy, GgufPolicy
+from ..policies import Answer, Continuation, EndpointPolicy, GgufPolicy, GivenAnswer
 from .protocol import Order, Refused, refused
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Workers:
 
     def check(self, order: Order) -> None:
         """Raise what an order would fail by at once: a prompt that does not fit."""
-        self._policy(order).check(order.query, order.history)
+        if order.answer is None:
+            self._policy(order).check(order.query, order.history)
 
     def submit(self, order: Order, tell: Tell) -> Job:
         """Put an order in the queue. Raises Refused where it is full (429), or the server is closing (503)."""
@@ -228,7 +229,7 @@ class Workers:
         job.tell("error" if isinstance(result, Refused) else "done", result)
 
     def _policy(self, order: Order) -> Asked:
-        """The policy with the settings of an order."""
+        """The policy with the settings of an order, for one that has no answer yet."""
         settings = order.settings
         if isinstance(self.policy, GgufPolicy):
             sampling = as_recommended(self.policy.engine, settings.sampling, settings.chosen)
@@ -238,7 +239,7 @@ class Workers:
 
     def _result(self, job: Job) -> Result:
         order = job.order
-        policy = self._policy(order)
+        policy = self._policy(order) if order.answer is None else GivenAnswer(order.answer)
 
         def on_answer(text: str) -> None:
             job.tell("answer", text)

@@ -46,7 +46,22 @@ async function answerQuery(query) {
     told = now;
   };
   const { signal } = running;
-  await Promise.all(turn.answers.map((answer, at) => follow(answer, bodies[at], signal, changed)));
+  const [first, ...others] = turn.answers;
+  await new Promise((resolve) => {
+    // The policy is asked once: the other sets edit the answer that the first one got, as soon as it is whole.
+    let rest = null;
+    const start = () => {
+      rest ??= Promise.all(others.map((answer, at) => {
+        answer.policy = first.policy;
+        const body = bodies[at + 1];
+        if (first.policy) body.metaaligner.answer = first.policy;
+        return follow(answer, body, signal, changed);
+      }));
+      return rest;
+    };
+    const grown = () => { changed(); if (first.state === "edit") start(); };
+    follow(first, bodies[0], signal, grown).then(start).then(resolve);
+  });
   running = null;
   showRunning(false);
   touched(here);

@@ -21,20 +21,32 @@ _TURNS = ChatTemplate("{% for m in messages %}{{ m.content }}" + _BREAK + "{% en
 _USER, _ASSISTANT = ("user", "human"), ("assistant", "gpt")
 
 
+def is_one(record: Record) -> bool:
+    """Whether a record's prompt is in one of our layouts."""
+    try:
+        _parts(_turns(record))
+    except DataError:
+        return False
+    return True
+
+
 def read(record: Record, names: Names) -> Row:
     """The row whose one edit is the record's. Raises DataError if its prompt is in no layout of ours."""
     turns = _turns(record)
-    if len(turns) == 2 and turns[0][0] in _USER and turns[1][0] in _ASSISTANT:
-        query, answer, aspects, equal = _paper(turns[0][1])
-    elif len(turns) == 4 and [role in _USER for role, _ in turns] == [True, False, True, False]:
-        query, answer = turns[0][1], turns[1][1]
-        aspects, equal = _request(turns[2][1])
-    else:
-        raise DataError("not one of our prompts: expected a prompt and an edit, or query, answer, request and edit")
+    query, answer, aspects, equal = _parts(turns)
     objectives = _objectives(aspects, names)
     ratings = dict.fromkeys(objectives, 1.0)
     weaker = ratings if equal else dict.fromkeys(objectives, 0.0)
     return Row("", query, (Answer(turns[-1][1], ratings), Answer(answer, weaker)))
+
+
+def _parts(turns: list[tuple[str, str]]) -> tuple[str, str, str, bool]:
+    """Query, answer, the objectives' text, and whether an equal edit is asked for."""
+    if len(turns) == 2 and turns[0][0] in _USER and turns[1][0] in _ASSISTANT:
+        return _paper(turns[0][1])
+    if len(turns) == 4 and [role in _USER for role, _ in turns] == [True, False, True, False]:
+        return turns[0][1], turns[1][1], *_request(turns[2][1])
+    raise DataError("not one of our prompts: expected a prompt and an edit, or query, answer, request and edit")
 
 
 def _turns(record: Record) -> list[tuple[str, str]]:

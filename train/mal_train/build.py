@@ -29,6 +29,7 @@ from .source import records_of
 Rate = Callable[[Sequence[Row]], Sequence[Row]]  # many rows at once: reward models work in batches
 _BATCH = 256
 _WATCHED = 20  # records of the same columns that are watched as they are read
+ANSWERS = 30  # of a row that are compared where rows are looked at
 _KINDS = 1000  # different sets of columns that are told apart
 _THOUGHTS_OUT = "an answer without its thoughts (--keep-thoughts keeps them)"
 _ANOTHERS_TURN = "an answer that begins with somebody's turn, such as 'Human:'"
@@ -118,12 +119,13 @@ def build(
     rng = random.Random(seed)
     beside = out.with_name(out.name + ".part")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with beside.open("w", encoding="utf-8", buffering=1 << 18) as file:
             for row in rated:
                 for final in _reference(row, reference, rng, built.reference) if built.reference else (row,):
                     file.write(line(final))
                     built.rows += 1
-                built.objectives.update({o.name for answer in row.answers for o in answer.ratings})
+                for name in {o.name for answer in row.answers for o in answer.ratings}:
+                    built.objectives[name] += 1
         if not built.rows:
             advice = "" if scorers or rewards or mapped.objectives else _RATE_THEM
             raise DataError(f"no usable record in {', '.join(map(str, sources))}. {'; '.join(built.lines())}{advice}")
@@ -153,14 +155,22 @@ def sample(source: Path, mapped: Mapped, form: str, most: int) -> tuple[Built, l
     return built, found
 
 
+def few_answers(row: Row) -> Row:
+    """The row, or one of its first answers if they are very many: whoever compares all pairs would never end."""
+    return row if len(row.answers) <= ANSWERS else replace(row, answers=row.answers[:ANSWERS])
+
+
 def summarize(rows: Iterable[Row]) -> dict[str, object]:
-    """What is in rows: counts of rows, answers, pairs and edits, and the signs per objective."""
+    """What is in rows: counts of rows, answers, pairs and edits, and the signs per objective.
+
+    Of a row of very many answers the pairs of the first ones.
+    """
     counts: Counter[str] = Counter()
     per_objective: dict[str, Counter[str]] = {}
     for row in rows:
         counts["rows"] += 1
         counts["answers"] += len(row.answers)
-        for first, second in combinations(row.answers, 2):
+        for first, second in combinations(few_answers(row).answers, 2):
             found = signs(first, second)
             counts["pairs"] += 1
             counts["improving edits"] += (1 in found.values()) + (-1 in found.values())
@@ -195,7 +205,7 @@ class _Reading:
 
     def __call__(self, record: Record) -> list[Found]:
         keys = tuple(record)
-        left, watched = self._unread.get(keys, (set(keys), 0))
+        left, watched = self._unread.get(keys) or (set(keys), 0)
         if watched >= _WATCHED or not left:
             return list(self._read(record, self._mapped))
         noting = _Read(record)
@@ -213,7 +223,7 @@ class _Reading:
 def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, most: int = 0) -> Iterator[_Draft]:
     missing = built.missing
     for path in sources:
-        known = form
+        known, here = form, mapped
         reading: _Reading | None = None
         table: Gathered | None = None
         unknown: UsageError | None = None
@@ -226,12 +236,13 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, mo
                 continue
             if missing:
                 missing.difference_update(record)
-            record = mapped.renamed(record)
+            record = here.renamed(record)
             try:
                 if reading is None:
                     if known == "auto":
-                        known = formats.detect(record, mapped)
-                    reading = _Reading(known, mapped)
+                        known, here = formats.recognize(record, mapped)
+                        record = here.renamed(record)
+                    reading = _Reading(known, here)
                     built.forms.setdefault(str(path), known)
                     table = Gathered() if known in formats.GROUPED else None
                 found = reading(record)
@@ -253,9 +264,9 @@ def _drafts(sources: Sequence[Path], mapped: Mapped, form: str, built: Built, mo
                     id_ = row.id or f"{stem}:{place.split()[-1]}"
                     yield _Draft(where, Row(id_, row.query, row.answers, row.history))
         if reading is not None:
-            built.unread |= reading.unread | mapped.unread
+            built.unread |= {here.columns.get(name, name) for name in reading.unread} | mapped.unread
         for number, (where, row) in enumerate(table.rows() if table is not None else (), 1):
-            yield _Draft(where, replace(row, id=f"{stem}:{number}"), len(row.answers))
+            yield _Draft(where, Row(f"{stem}:{number}", row.query, row.answers, row.history), len(row.answers))
         if known == "auto" and unknown:
             raise UsageError(f"{path}: {unknown}")
 
@@ -275,11 +286,10 @@ def _rated(
     made, account = 0, built.account
     while some := list(islice(drafts, min(_BATCH, limit - made) if limit else _BATCH)):
         batch = [_readable(draft, built, keep_thoughts, bool(reference)) for draft in some]
-        rated = iter(
-            [rate(draft.row, scorers, mapped.names) for draft in batch if not isinstance(draft.row, DataError)]
-        )
-        if rewards is not None:
-            rated = iter(rewards(list(rated)))
+        rows: Sequence[Row] = [draft.row for draft in batch if not isinstance(draft.row, DataError)]
+        if scorers:
+            rows = [rate(row, scorers, mapped.names) for row in rows]
+        rated = iter(rewards(rows) if rewards is not None else rows)
         for draft in batch:
             try:
                 if isinstance(draft.row, DataError):

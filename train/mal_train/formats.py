@@ -9,10 +9,11 @@ what is asked is read by turns.py, which of two is preferred by verdicts.py.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 from metaaligner_lite.errors import DataError, UsageError
@@ -22,9 +23,9 @@ from metaaligner_lite.records import Record
 from metaaligner_lite.transcripts import as_transcript, read_transcript
 
 from . import aligner_data
-from .rows import Answer, Names, Row, number, turns_before
-from .turns import answer_of, asked, ending, is_chat, parsed, refuse_pictures, split, unfolded, with_system
-from .verdicts import beside_pair, decides, is_true, of_sides, pair_of, sides_of
+from .rows import Answer, Names, Row, no_number, number, turns_before
+from .turns import answer_of, asked, ending, is_chat, parsed, refuse_pictures, split, to_judge, unfolded, with_system
+from .verdicts import beside_pair, decides, is_true, numbered, of_sides, pair_of, sides_of
 
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _SIGNS: dict[Any, tuple[float, float]] = {
@@ -44,6 +45,16 @@ _LABELS = ("label", "kto_tag", "is_safe", "desirable", "is_good", "thumbs_up", "
 _MEANT = {"safety": "harmlessness", "is_safe": "harmlessness"}  # where the catalogue's word means something else
 _SINGLE = ("answer", "response", "completion", "output", "generated_text", "system_output", "orig_response")
 _WEAK = (("answer", "correction"), ("original_response", "edited_response"), ("response", "edited_response"))
+_SAMPLES = ("goldens", "generated_text")  # the reference repository's outputs of policies
+_JUDGES = ("gpt4_score", "human_score", "preference")  # of one answer; AlpacaEval's against another one, from 1 to 2
+_QUESTION = re.compile(r"Q: (?P<query>.*?)\nA:(?P<answer>.*)\n(?P<about>True|Helpful):\s*", re.DOTALL)
+_ABOUT = {"True": "truthfulness", "Helpful": "helpfulness"}
+_REWRITTEN = (
+    *(("source", "target"), ("orig", "simple"), ("original", "simplified"), ("pre", "post"), ("toxic", "neutral1")),
+    *(("original_text", "reframed_text"), ("original_text", "reference_summary"), ("src", "tgt"), ("text", "rewrite")),
+)
+_PARTED = "the dialogues part before their last answer; the first answers that differ were compared"
+_BEGINNING = "what both texts begin with was taken for the prompt"
 _PROMPTS = {"query", "prompt", "question", "instruction", "orig_instruction", "input", "q", "source", "context"}
 
 
@@ -106,10 +117,45 @@ def detect(record: Record, mapped: Mapped) -> str:
     for name, fits in _FITS.items():
         if fits(record):
             return name
+    lacking = lacks(record)
     raise UsageError(
-        f"the data's form is not known by its keys ({', '.join(sorted(map(str, record))[:12])}); name it with --format "
+        f"the data's form is not known by its keys ({', '.join(sorted(map(str, record))[:12])})"
+        "; name it with --format "
         f"({', '.join(FORMATS)}) and its columns with --column, such as --column query=instruction"
+        f"{f'. It looks like {lacking}' if lacking else ''}"
     )
+
+
+def recognize(record: Record, mapped: Mapped) -> tuple[str, Mapped]:
+    """The format of a record, and how to read it: "Best Answer" is a column, too, that we call best_answer.
+
+    Raises UsageError as `detect`.
+    """
+    try:
+        return detect(record, mapped), mapped
+    except UsageError:
+        ours = {re.sub(r"\W+", "_", key.strip().lower()): key for key in record if isinstance(key, str)}
+        columns = {name: key for name, key in ours.items() if name not in record and name not in mapped.columns}
+        other = replace(mapped, columns={**mapped.columns, **columns})
+        try:
+            return detect(other.renamed(record), other), other
+        except UsageError:
+            pass
+        raise
+
+
+def lacks(keys: Iterable[str]) -> str:
+    """What records of these keys are, and what they lack to become rows; "" if that cannot be told."""
+    keys = set(keys)
+    for weak, strong in _REWRITTEN:
+        if {weak, strong} <= keys:
+            return (
+                f"texts and their rewritings ({weak}, {strong}), and no query that they answer; give each a query of "
+                f"your own, and read it with --format corrections --column answer={weak} --column correction={strong}"
+            )
+    if keys & (_PROMPTS - {"source", "context", "input"}):
+        return "questions, and no answers to compare; such a file serves --held-out"
+    return ""
 
 
 def rows(record: Record, mapped: Mapped) -> Iterator[Row]:
@@ -142,7 +188,7 @@ def scores(record: Record, mapped: Mapped) -> Iterator[Found]:
         ]
     if not isinstance(listed, list):
         raise DataError("no completions; expected a list of answers with annotations")
-    beside = next((found for key in _OVERALL if isinstance(found := parsed(record.get(key)), list)), None)
+    beside = next((found for key in _OVERALL if key in record and isinstance(found := parsed(record[key]), list)), None)
     if beside is not None and len(beside) != len(listed):
         raise DataError(f"{len(listed)} answers and {len(beside)} scores; expected one for each")
     if record.get("labels") is not None and all(isinstance(text, str) for text in listed):
@@ -164,16 +210,19 @@ def scores(record: Record, mapped: Mapped) -> Iterator[Found]:
         entries = [*_aspects(completion), *([("score", beside[place])] if beside is not None else [])]
         for aspect, entry in entries:
             objective = None if aspect in _OVERALL else mapped.objective(aspect)
+            if objective is None and aspect not in _OVERALL:
+                unknown.add(aspect)
+                continue
             try:
-                if objective is None and aspect not in _OVERALL:
-                    unknown.add(aspect)
-                elif (rating := _rating(entry, aspect)) is not None and objective:
-                    ratings[objective] = rating
-                elif rating is not None:
-                    overall.append(rating)
+                rating = _rating(entry, aspect)
             except DataError as error:
-                if aspect not in _OVERALL:
+                if objective:
                     yield DataError(f"{error}; left out of its record")
+                continue
+            if rating is not None and objective:
+                ratings[objective] = rating
+            elif rating is not None:
+                overall.append(rating)
         if overall and not ratings:
             ratings = mapped.rated(overall[0])
         answers.append(Answer(text, ratings))
@@ -214,6 +263,13 @@ def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
     names = pair_of(keys) or ("chosen", "rejected")
     chosen, rejected = record.get(names[0]), record.get(names[1])
     ratings = _BY_SIGN[beside_pair(record, keys)]
+    if names[0] == "correct_answers":  # in a table TruthfulQA has them in one text
+        chosen, rejected = (
+            [text.strip() for text in value.split(";") if text.strip()]
+            if isinstance(value := parsed(it), str)
+            else value
+            for it in (chosen, rejected)
+        )
     if isinstance(chosen, str) and isinstance(rejected, str) and _is_whole(chosen, record):
         turns, first, second = _texts(chosen, rejected)
         refuse_pictures(record)
@@ -221,11 +277,8 @@ def dialogues(record: Record, mapped: Mapped) -> Iterator[Row]:
     else:
         chosen, rejected = unfolded(chosen), unfolded(rejected)
         if isinstance(chosen, str) and isinstance(rejected, str):
-            if not _has_prompt(record):
-                one, other = read_transcript(chosen), read_transcript(rejected)
-                if not one or not other:
-                    raise DataError('no prompt and no "Assistant:" turn; expected a prompt, or dialogues in turns')
-                turns, first, second = _last_answers(one, other)
+            if names[0] == "chosen_instruction" or not _has_prompt(record):
+                turns, first, second = _both(chosen, rejected, mapped.notes)
                 query, history = split(with_system(record, turns))
             else:
                 query, history = asked(record, mapped.notes)
@@ -304,15 +357,14 @@ def winner(record: Record, mapped: Mapped) -> Iterator[Row]:
     if _are_texts(asks := parsed(record.get("prompt"))):  # LMArena's tables: a list for all of a conversation's turns
         one, other = parsed(one), parsed(other)
         record = {**record, "prompt": asks[0]}
+        if len(asks) > 1 and _are_texts(one) and _are_texts(other):
+            one, other = _interleaved(asks, one), _interleaved(asks, other)
     one, other = unfolded(one), unfolded(other)
     if is_chat(one) and is_chat(other):
-        before, first = ending(one, sides.first, mapped.notes)
-        rest, second = ending(other, sides.second, mapped.notes)
-        if before != rest:
-            raise DataError("the two dialogues part before their last answer")
+        before, first, second = _parted(
+            ending(one, sides.first, mapped.notes), ending(other, sides.second, mapped.notes), mapped.notes
+        )
         query, history = split(with_system(record, before)) if before else asked(record, mapped.notes)
-    elif _are_texts(one) and _are_texts(other) and len(one) > 1:
-        raise DataError("the two dialogues part before their last answer")
     else:
         query, history = asked(record, mapped.notes)
         first = answer_of(one, sides.first, mapped.notes)
@@ -323,12 +375,16 @@ def winner(record: Record, mapped: Mapped) -> Iterator[Row]:
 def labels(record: Record, mapped: Mapped) -> Iterator[Row]:
     """One answer and whether it was liked; the records of a query are put together afterwards."""
     name = next((name for name in _LABELS if name in record), "label")
+    if name not in record and (question := _question(record)):
+        rated = {mapped.names[_ABOUT[question["about"]]]: float(is_true(record["completion"]) is True)}
+        yield Row("", question["query"].strip(), (Answer(question["answer"].strip(), rated),))
+        return
     liked = is_true(record.get(name))
     if liked is None:
         raise DataError(f"{name!r} says neither yes nor no; expected true or false")
-    objectives = (mapped.names[_MEANT[name]],) if name in _MEANT else mapped.objectives
+    ratings = {mapped.names[_MEANT[name]]: float(liked)} if name in _MEANT else mapped.rated(float(liked))
     query, history, text = _answered(record, mapped)
-    yield Row("", query, (Answer(text, dict.fromkeys(objectives, float(liked))),), history)
+    yield Row("", query, (Answer(text, ratings),), history)
 
 
 def corrections(record: Record, mapped: Mapped) -> Iterator[Row]:
@@ -342,7 +398,7 @@ def corrections(record: Record, mapped: Mapped) -> Iterator[Row]:
 
 def answers_table(record: Record, mapped: Mapped) -> Iterator[Row]:
     """A record with several answers, one per column; what they are worth, scorers must say."""
-    texts = [_text(record, column) for column in mapped.answers]
+    texts = [_text(record, column) for column in mapped.answers or _unrated(record)]
     query, history = asked(record, mapped.notes, "query", "prompt")
     yield Row("", query, tuple(Answer(text, {}) for text in texts), history)
 
@@ -365,6 +421,7 @@ def ratings_table(record: Record, mapped: Mapped) -> Iterator[Row]:
                 ratings.setdefault(known, rating)
     if mapped.objectives and not ratings:
         overall += [value for column in _OVERALL if not isinstance(value := record.get(column), dict | list)]
+        overall += [_mean(parsed(record.get(column))) for column in _JUDGES]
         rated = next((rating for value in overall if (rating := _rating(value, "score")) is not None), None)
         ratings = {} if rated is None else mapped.rated(rated)
     query, history, text = _answered(record, mapped)
@@ -403,8 +460,8 @@ MEANING = {
     "labels": "one answer per record with yes or no; records of one query are put together",
     "corrections": "an answer and its correction",
     "edits": "prompts in one of our layouts, each with the edit to be written",
-    "answers": "a table with an answer in each of several columns",
-    "ratings": "one answer per record with ratings; records of one query are put together",
+    "answers": "several answers, each in a column of its own, and nothing that says which is better",
+    "ratings": "one answer per record, rated or not; records of one query are put together",
 }
 GROUPED = {"ratings", "labels"}  # one answer per record: those of one query make a row
 
@@ -442,17 +499,27 @@ def _fits_preferences(record: Record) -> bool:
 def _fits_labels(record: Record) -> bool:
     name = next((name for name in _LABELS if name in record), None)
     if name is None or (name == "feedback" and is_true(record[name]) is None):
-        return False
+        return _question(record) is not None
     return bool(record.keys() & {*_SINGLE, "messages", "conversations"})
 
 
 def _fits_ratings(record: Record) -> bool:
-    if not record.keys() & _PROMPTS:
-        return False
-    if record.keys() & {"answer", "response"}:
+    if record.keys() & {"messages", "conversations"} or to_judge(record.get("instruction")):
         return True
-    rated = any(isinstance(parsed(record.get(key)), dict) for key in _RATED) or bool(record.keys() & set(_OVERALL))
-    return rated and bool(record.keys() & set(_SINGLE))
+    return bool(record.keys() & _PROMPTS and record.keys() & set(_SINGLE))
+
+
+def _question(record: Record) -> re.Match[str] | None:
+    """TruthfulQA's questions to a judge: a question and its answer in the prompt, yes or no as the completion."""
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str) or prompt[:2] != "Q:" or is_true(record.get("completion")) is None:
+        return None
+    return _QUESTION.fullmatch(prompt)
+
+
+def _unrated(record: Record) -> tuple[str, ...]:
+    """The columns that hold an answer each."""
+    return _SAMPLES if record.keys() >= set(_SAMPLES) else numbered(tuple(record))
 
 
 _FITS: dict[str, Callable[[Record], bool]] = {
@@ -472,7 +539,8 @@ _FITS: dict[str, Callable[[Record], bool]] = {
     "winner": lambda r: decides(tuple(r)),
     "corrections": lambda r: any(weak in r and strong in r for weak, strong in _WEAK),
     "labels": _fits_labels,
-    "edits": lambda r: {"prompt", "completion"} <= r.keys() or "conversations" in r or "messages" in r,
+    "edits": aligner_data.is_one,
+    "answers": lambda r: bool(r.keys() & _PROMPTS and _unrated(r)),
     "ratings": _fits_ratings,
 }
 
@@ -489,6 +557,8 @@ def _preference(
 
 def _answered(record: Record, mapped: Mapped) -> tuple[str, tuple[Message, ...], str]:
     """Query, turns before it and the answer of a record that holds one answer."""
+    if "orig_response" not in record and (task := to_judge(record.get("instruction"))):
+        return *task[0], task[1]
     for name in _SINGLE:
         if name == "output" and "orig_response" in record:  # Prometheus: what the judge wrote
             continue
@@ -530,10 +600,19 @@ def _rating(entry: Any, name: str) -> float | None:
             value = next((entry[key] for key in ("rating", "score") if key in entry), None)
     if value is None or value == "" or value == "N/A":
         return None
-    if isinstance(value, str):
-        with suppress(ValueError):
+    if type(value) is str:
+        try:
             value = float(value)
-    return number(value, name)
+        except ValueError:
+            raise no_number(name) from None
+    return value if type(value) is float and isfinite(value) else number(value, name)
+
+
+def _mean(value: Any) -> Any:
+    """The mean of what several judges gave, or the value as it is; a text that is no number rates nothing."""
+    if isinstance(value, list) and value:
+        return sum(number(one, "score") for one in value) / len(value)
+    return value if type(value) in (int, float) else None
 
 
 def _table(record: Record, name: str) -> dict[str, Any]:
@@ -585,6 +664,50 @@ def _texts(chosen: str, rejected: str) -> tuple[tuple[Message, ...], str, str]:
     if _ASSISTANT not in before and before.count(_HUMAN) < 2:
         return (Message("user", before.lstrip()[6:].strip()),), first.strip(), second.strip()
     return read_transcript(before + _ASSISTANT), first.strip(), second.strip()
+
+
+def _both(chosen: str, rejected: str, notes: Counter[str]) -> tuple[tuple[Message, ...], str, str]:
+    """What two texts without a prompt beside them answer, and the answers."""
+    if (one := to_judge(chosen)) and (other := to_judge(rejected)):
+        if one[0] != other[0]:
+            raise DataError("the two answers are to different queries")
+        query, history = one[0]
+        return (*history, Message("user", query)), one[1], other[1]
+    turns, others = read_transcript(chosen), read_transcript(rejected)
+    if turns and others:
+        return _last_answers(turns, others)
+    pairs = zip(chosen, rejected, strict=False)
+    length = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(chosen), len(rejected)))
+    shared = chosen[:length]
+    if any(text[length - 1 : length + 1].isalnum() for text in (chosen, rejected) if len(text) > length):
+        shared = shared[: max(map(shared.rfind, " \n\t")) + 1]  # TRL divides words
+    if not shared.strip():
+        raise DataError(
+            'no prompt and no "Assistant:" turn; expected a prompt, dialogues in turns, or texts that begin alike'
+        )
+    notes[_BEGINNING] += 1
+    return (Message("user", shared.strip()),), chosen[len(shared) :].strip(), rejected[len(shared) :].strip()
+
+
+def _interleaved(asks: list[str], answers: list[str]) -> list[dict[str, str]]:
+    turns: list[dict[str, str]] = []
+    for asked_, answer in zip(asks, answers, strict=False):
+        turns += {"role": "user", "content": asked_}, {"role": "assistant", "content": answer}
+    return turns
+
+
+def _parted(
+    one: tuple[tuple[Message, ...], str], other: tuple[tuple[Message, ...], str], notes: Counter[str]
+) -> tuple[tuple[Message, ...], str, str]:
+    """The turns that two dialogues share, and the answers in which they part."""
+    if one[0] == other[0]:
+        return one[0], one[1], other[1]
+    turns, others = (*one[0], Message("assistant", one[1])), (*other[0], Message("assistant", other[1]))
+    place = next((i for i, (turn, its) in enumerate(zip(turns, others, strict=False)) if turn != its), 0)
+    if not place or {turns[place].role, others[place].role} != {"assistant"}:
+        raise DataError("the two dialogues part before their last answer")
+    notes[_PARTED] += 1
+    return turns[:place], turns[place].content, others[place].content
 
 
 def _last_answers(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[tuple[Message, ...], str, str]:

@@ -50,17 +50,18 @@ class HeldOut:
     def add(self, path: Path, mapped: Mapped) -> None:
         """Keep the queries of a file. Raises FileProblem if it cannot be read, DataError if there is none in it."""
         before = len(self._files)
-        form = ""
+        form, here = "", mapped
         for _, record in read_records(path):
             if isinstance(record, DataError):
                 continue
-            record = mapped.renamed(record)
+            record = here.renamed(record)
             if not form:
                 try:
-                    form = formats.detect(record, mapped)
+                    form, here = formats.recognize(record, mapped)
+                    record = here.renamed(record)
                 except UsageError:
                     form = "none"
-            for query, history in _asked(record, mapped, form):
+            for query, history in _asked(record, here, form):
                 self._keep(query, history, path.name)
         if len(self._files) == before:
             raise DataError(f"{path} has no query to hold out; expected a column such as query or prompt, or dialogues")
@@ -79,12 +80,14 @@ class HeldOut:
         return f"its query nearly occurs in {self._files[near[0]]}, which is held out" if near else ""
 
     def lines(self) -> list[str]:
-        """For each file how many of its queries were met."""
+        """For each file how many of its queries were met, word for word and, of the others, nearly."""
         found = []
         for name, count in Counter(self._files).items():
             met = [exact for number, exact in self._met.items() if self._files[number] == name]
-            nearly = f", and {met.count(False):,} nearly" if False in met else ""
-            found.append(f"of the {count:,} queries of {name}, {met.count(True):,} occur in the data{nearly}")
+            found.append(
+                f"of the {count:,} queries of {name}, {met.count(True):,} occur in the data word for word "
+                f"(case and marks aside), {met.count(False):,} more nearly"
+            )
         return found
 
     def _keep(self, query: str, history: tuple[Message, ...], name: str) -> None:

@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,13 @@ from typing import Any
 from metaaligner_lite.errors import DataError, UsageError
 
 from .build import Built, sample, summarize
-from .formats import MEANING, Mapped
+from .formats import MEANING, Mapped, lacks
 from .rows import Row
 from .source import is_hub_id, records_of
 
 _MOST = 1000  # records that are looked at
 _WIDE = 110  # characters of a line
 _REASONS = 6
-_ANSWERS = 30
 _WHAT_TO_DO = (
     "name its form with --format and its columns with --column OURS=THEIRS, such as --column query=instruction; "
     "if several columns hold an answer each, mal data build takes them by --answer-column; "
@@ -42,8 +41,8 @@ class Seen:
     all_of_it: bool
 
     def summary(self) -> dict[str, Any]:
-        """The signs in the rows; of a row of very many answers those of the first ones, since all are compared."""
-        return summarize(replace(row, answers=row.answers[:_ANSWERS]) for row in self.rows)
+        """The signs in the rows; of a row of very many answers those of the first ones."""
+        return summarize(self.rows)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -119,7 +118,7 @@ def look(source: Path, mapped: Mapped, form: str = "auto") -> Seen:
     except UsageError as error:
         if not columns:
             raise
-        reason = "its form is not known by its keys" if form == "auto" else str(error)
+        reason = (lacks(columns) or "its form is not known by its keys") if form == "auto" else str(error)
         return Seen(source, "", reason, Built(Path()), (), list(columns), True)
     known = built.forms.get(str(source), "")
     reason = ""

@@ -34,8 +34,13 @@ from metaaligner_lite.records import Account
 _ROW_KEYS = {"id", "query", "answers", "history"}
 _ANSWER_KEYS = {"text", "ratings", "good"}
 _ROLES = ("system", "user", "assistant")
-_spell: Callable[[str], str] = encode_basestring
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can spell it, no file can hold it
+
+_spell: Callable[[str], str] = encode_basestring
+with suppress(ImportError):  # a fifth of a build's time is spent on this, next to nothing with it
+    import orjson  # type: ignore[import-not-found,unused-ignore]
+
+    _spell = lambda text: str(orjson.dumps(text), "utf-8")  # noqa: E731
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class Lines:
 
     def __init__(self, catalogue: Mapping[str, Objective]) -> None:
         self._known = catalogue
-        self._keys: dict[Objective, str] = {}
+        self._keys: dict[int, tuple[Objective, str]] = {}  # by id: Objective hashes in Python, and there are many
 
     def __call__(self, row: Row) -> str:
         """The line, with its end."""
@@ -180,9 +185,9 @@ class Lines:
         return f'{{"id": {_spell(row.id)}, "query": {_spell(row.query)}, "answers": [{", ".join(answers)}]{history}}}\n'
 
     def _key(self, objective: Objective) -> str:
-        if (found := self._keys.get(objective)) is None:
-            found = self._keys[objective] = _spell(_key(objective, self._known))
-        return found
+        if (found := self._keys.get(id(objective))) is None:
+            found = self._keys[id(objective)] = objective, _spell(_key(objective, self._known))
+        return found[1]
 
 
 def _key(objective: Objective, known: Mapping[str, Objective]) -> str:
@@ -202,9 +207,10 @@ def check_ratings(row: Row) -> Row:
     """The row itself if one of its answers is good already, or two can be compared. Raises DataError if not."""
     seen: set[Objective] = set()
     for answer in row.answers:
-        if answer.good or not seen.isdisjoint(answer.ratings):
+        rated = set(answer.ratings)  # sets compare the hashes they hold
+        if answer.good or not seen.isdisjoint(rated):
             return row
-        seen.update(answer.ratings)
+        seen |= rated
     raise DataError("no objective is rated in two of its answers; expected ratings to compare")
 
 
@@ -284,8 +290,15 @@ def _answer(raw: Any, objectives: Names) -> Answer:
 
 def number(value: Any, name: str) -> float:
     """A rating as a number. Raises DataError if it is none."""
+    if type(value) is float and math.isfinite(value):
+        return value
     if not isinstance(value, bool) and isinstance(value, int | float):
         with suppress(OverflowError):  # a whole number of hundreds of digits
             if math.isfinite(value):
                 return float(value)
-    raise DataError(f"the rating of {name!r} is not a number; expected one such as 3 or 0.5")
+    raise no_number(name)
+
+
+def no_number(name: str) -> DataError:
+    """The error for a rating that is none."""
+    return DataError(f"the rating of {name!r} is not a number; expected one such as 3 or 0.5")

@@ -263,6 +263,7 @@ def _metrics(results: list[StageResult]) -> dict[str, float]:
     for result in results:
         metrics |= {
             f"{result.name}/steps": float(result.steps),
+            f"{result.name}/edits": float(result.edits) if result.edits else math.nan,
             f"{result.name}/tokens/s": round(result.speed, 1),
             f"{result.name}/edits/s": round(result.edits_per_second, 3) if result.edits else math.nan,
             f"{result.name}/first_loss": round(result.loss.first_tenth, 4),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,11 @@ _PICTURES = {"images", "image", "videos", "video", "audios", "audio"}
 _TEXTS = ("content", "value", "text", "response", "answer", "output", "completion", "generation")
 _ANSWERING = {"assistant", "gpt", "model", "bot", "chatgpt", "ai"}
 _LONGEST_LITERAL = 100_000
+_TO_JUDGE = re.compile(  # Prometheus
+    r"###\s*The instruction to evaluate:(?P<query>.*?)###\s*Response to evaluate:(?P<answer>.*?)"
+    r"###\s*(?:Reference Answer|Score Rubric)",
+    re.DOTALL,
+)
 
 
 def asked(record: Record, notes: Counter[str], *first: str) -> Asked:
@@ -44,7 +50,7 @@ def asked(record: Record, notes: Counter[str], *first: str) -> Asked:
     Raises DataError if there is none, or if it is not text alone.
     """
     refuse_pictures(record)
-    for name in (*first, *_QUERIES):
+    for name in (*first, *_QUERIES) if first else _QUERIES:
         value = record.get(name)
         if not value:
             continue
@@ -73,6 +79,14 @@ def asked(record: Record, notes: Counter[str], *first: str) -> Asked:
     raise DataError(f"no text under {(first or _QUERIES)[0]!r}; it has {known}")
 
 
+def to_judge(text: Any) -> tuple[Asked, str] | None:
+    """Query and answer in the task of a judge, as Prometheus words it; None for any other text."""
+    if not isinstance(text, str) or not text.startswith("###") or not (found := _TO_JUDGE.search(text)):
+        return None
+    query = found["query"].strip()
+    return split(read_transcript(query) or (Message("user", query),)), found["answer"].strip()
+
+
 def with_system(record: Record, turns: Sequence[Message]) -> tuple[Message, ...]:
     """The turns behind the record's system text, if it has one that they do not begin with already."""
     for name in _SYSTEMS:
@@ -99,16 +113,17 @@ def refuse_pictures(record: Record) -> None:
 def chat(value: Any, name: str, notes: Counter[str]) -> tuple[Message, ...]:
     """The turns of a conversation. Raises DataError for what is none."""
     found = read_chat(value, repr(name))
-    notes.update(found.notes)
+    if found.notes:
+        notes.update(found.notes)
     return found.turns
 
 
 def is_chat(value: Any) -> bool:
     """Whether a value is a list of turns, or one turn."""
     first = value[0] if isinstance(value, list) and value else value
-    return (isinstance(first, dict) and bool(first.keys() & {"role", "from"})) or (
-        isinstance(first, list) and len(first) == 2
-    )
+    if isinstance(first, dict):
+        return "role" in first or "from" in first
+    return isinstance(first, list) and len(first) == 2
 
 
 def ending(value: Any, name: str, notes: Counter[str]) -> tuple[tuple[Message, ...], str]:

@@ -30,9 +30,11 @@ PAIRS = (
     ("y_w", "y_l"),
     ("response_w", "response_l"),
     ("right_answer", "hallucinated_answer"),
+    ("correct_answers", "incorrect_answers"),
+    ("chosen_instruction", "rejected_instruction"),
 )
 _TOKENS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
-_ANSWERS = "response|output|answer|completion|conversation|ref|generation|reply|candidate|summary|text"
+_ANSWERS = "response|output|answer|completion|conversation|ref|generation|reply|candidate|summary|text|prediction"
 _SIDE = re.compile(rf"((?:.*[_ ])?(?:{_ANSWERS}))[_ ]?([abAB]|\d+)")
 _SIDE_INSIDE = re.compile(rf"(?:model|assistant)[_ ]([abAB]|\d+)[_ ](?:{_ANSWERS})")
 _SCORE = re.compile(r"score|rating|reward|grade", re.IGNORECASE)
@@ -68,6 +70,16 @@ def sides_of(keys: tuple[str, ...]) -> Sides | None:
             if by_token.keys() == set(tokens):
                 return Sides(by_token[tokens[0]], by_token[tokens[1]], tokens)
     return None
+
+
+@lru_cache(maxsize=256)
+def numbered(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of two and more answers that a number alone tells apart."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if match := _SIDE.fullmatch(key):
+            found.setdefault(match[1], []).append(key)
+    return next((tuple(names) for names in found.values() if len(names) > 1), ())
 
 
 @lru_cache(maxsize=256)

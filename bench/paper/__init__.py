@@ -1,0 +1,1 @@
+"""The miniature reproduction of MetaAligner's paper: README.md."""
