@@ -1,8 +1,9 @@
-"""The rows of a batch on a Ray cluster, through Ray Data (extra [ray]): each actor holds one pair of models.
+"""The rows of a batch on a Ray cluster, through Ray Data (extra [ray]): each worker is an actor that holds one pair.
 
-The journal stays with the program that was started: a run that is killed goes on, with Ray or without. A worker that
-dies is replaced by Ray and its few rows are done again; what goes wrong with a row is its result, not the end of the
-run. Model files must have the same names on every machine, and a server's key stands in the workers' own environment.
+The journal stays with the program that was started, so that a run which was killed goes on, with Ray or without. Ray's
+own checkpoints are not used: they want a file system that all machines share, and an output that Ray writes itself.
+A worker that dies is replaced by Ray and the few rows it had are done again; a row that no worker survives fails. Rows
+that wait lie in Ray's object store, which spills to the disk.
 """
 
 from __future__ import annotations
@@ -10,132 +11,186 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .batch import Job, align_rows, at_once, result_of
+from .errors import ModelError, require_extra
 from .many import Case
-from .batch import Job, align_rows
-from .errors import MalError, ModelError, require_extra
-from .objectives import Objective
-from .pair import Choice, open_pair
+from .pair import Choice, Pair, open_pair
 from .records import Record
 from .rows import Reading, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BLOCK = 8  # rows that a worker is given at once, for each in flight: what is done again if it dies
+_BLOCK = 4  # rows that a worker is given at once, for each it does side by side: what is done again if it dies
+_NO_CASE = Case("", ())  # of a row whose texts are elsewhere
+_ALONE = 2  # times that a row may be begun alone, after its worker died
+_DEADLY = f"{_ALONE + 1} workers died while they did this row; Ray's logs on their machines may tell why"
 
 
 class RayRows:
-    """Aligns rows on a cluster, as `align_rows` does here; `batch.run` takes it as its engine.
+    """Does rows on a cluster as `align_rows` does them here; `batch.run` takes it as its `do`.
 
-    `workers` actors with so many `cpus` each. The cluster is that of RAY_ADDRESS, or one on this machine for the time
-    of the run. Raises MissingExtra without Ray.
+    There are `workers` actors, each with so many `cpus` and so much of a GPU. The cluster is that of RAY_ADDRESS, else
+    one on this machine for the time of the run. Files and packages must be on every machine under the same names, and a
+    server's key in the environment there. Raises MissingExtra without Ray.
     """
 
-    def __init__(self, choice: Choice, objectives: Sequence[Sequence[Objective]], *, workers: int, cpus: int = 1):
+    def __init__(
+        self,
+        choice: Choice,
+        *,
+        workers: int = 2,
+        cpus: int = 1,
+        gpus: float = 0,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         require_extra("ray", "ray", "pyarrow", "pandas")
         policy, aligner, adapter = map(_absolute, (choice.policy, choice.aligner, choice.adapter))
-        self.choice = replace(choice, policy=policy, aligner=aligner, adapter=adapter)  # a worker is somewhere else
-        self.objectives = [[_plain(one) for one in wanted] for wanted in objectives]
-        self.workers, self.cpus = workers, cpus
+        self.choice = replace(choice, policy=policy, aligner=aligner, adapter=adapter)
+        self.workers, self.cpus, self.gpus, self._say = workers, cpus, gpus, say
 
-    def __call__(self, rows: Iterator[Row], job: Job, *, shared: bool, on_done: Callable[[Row, Record], None]) -> None:
-        """Do rows; `on_done` gets each with its result. Raises ModelError if the cluster cannot."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+    def __call__(
+        self, rows: Iterator[Row], pair: Pair, job: Job, *, shared: bool, on_done: Callable[[Row, Record], None]
+    ) -> None:
+        """Do rows with pairs like this one. Raises ModelError if the cluster cannot be reached, or no worker begins."""
+        size = _BLOCK * at_once(pair, job)
+        blocks = iter(lambda: list(islice(rows, size)), [])
+        if (first := next(blocks, None)) is None:
+            return
+        with self._cluster() as ray:
+            waiting: dict[bytes, Row] = {}  # keys and places, no texts
+            refs = []
+            for block in chain([first], blocks):
+                waiting |= {row.key: replace(row, record={}, case=_NO_CASE) for row in block}
+                refs.append(ray.put(_table((row.key, pickle.dumps(replace(row, record={}))) for row in block)))
+            context = ray.data.DataContext.get_current().copy()
+            context.enable_progress_bars = context.print_on_execution_start = False
+            with ray.data.DataContext.current(context):
+                begun = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Begun).remote()
+                done = ray.data.from_arrow_refs(refs).map_batches(
+                    Worker,
+                    fn_constructor_args=(self.choice, replace(job, reading=Reading()), shared, begun),
+                    batch_size=size,
+                    batch_format="pyarrow",
+                    compute=ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=1),
+                    num_cpus=self.cpus,
+                    num_gpus=self.gpus,
+                )
+                for came in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for key, result in _pairs(came):
+                        if row := waiting.pop(key, None):
+                            on_done(row, json.loads(result))
+        if waiting:
+            raise ModelError(f"the Ray cluster gave {len(waiting):,} rows no result; run the same again")
+
+    @contextmanager
+    def _cluster(self) -> Iterator[Any]:
+        """Ray, connected; what it cannot do is a ModelError."""
         import logging
 
+        address = os.environ.get("RAY_ADDRESS", "")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+        own: dict[str, Any] = {"address": address}
+        if address:
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # one attempt, of some 45 seconds
+        else:  # as many as are asked for: on one machine that is the user's to decide
+            own = {"address": "local", "num_cpus": self.workers * self.cpus, "include_dashboard": False}
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what Ray tells of itself and mends itself
         import ray
 
         begun = not ray.is_initialized()
-        if begun:
-            ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level=logging.ERROR)
         try:
-            self._run(rows, job, shared, on_done)
-        except ray.exceptions.RayError as error:
-            cause = " ".join(str(getattr(error, "cause", None) or error).split())
+            if begun:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+                logging.getLogger("ray.data").setLevel(logging.ERROR)
+            self._tell(ray, address)
+            yield ray
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            cause = " ".join(str(error).split())
             raise ModelError(f"the Ray cluster failed: {cause[-300:]}") from error
         finally:
             if begun:
                 ray.shutdown()
 
-    def _run(self, rows: Iterator[Row], job: Job, shared: bool, on_done: Callable[[Row, Record], None]) -> None:
-        import pyarrow as pa
-        import ray
+    def _tell(self, ray: Any, address: str) -> None:
+        wanted = {name: count for name, count in (("CPU", self.cpus), ("GPU", self.gpus)) if count}
+        told = " and ".join(f"{count:g} {name}{'s' * (count > 1)}" for name, count in wanted.items())
+        where = f"on the Ray cluster at {address}" if address else "of a Ray cluster on this machine"
+        self._say(f"rows are done by {self.workers} workers {where}, with {told} each")
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(one.get(name, 0) >= count for name, count in wanted.items()) for one in machines):
+            self._say(f"no machine of the cluster has {told}: waiting until one joins")
 
-        size = _BLOCK * max(job.in_flight, job.concurrency)
-        waiting: dict[int, Row] = {}  # keys and places, no texts: those lie in Ray's store, which spills to the disk
-        blocks = []
-        while block := list(islice(rows, size)):
-            numbers = range(len(waiting), len(waiting) + len(block))
-            waiting |= {i: replace(row, record={}, case=Case("", ())) for i, row in zip(numbers, block, strict=True)}
-            blocks.append(ray.put(pa.table({"number": list(numbers), "row": [_packed(row) for row in block]})))
-        if not blocks:
-            return
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        done = ray.data.from_arrow_refs(blocks).map_batches(
-            Worker,
-            fn_constructor_args=(self.choice, self.objectives, replace(job, reading=Reading()), shared),
-            batch_size=size,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=self.workers),
-            num_cpus=self.cpus,
-        )
-        for came in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for number, result in zip(came["number"].to_pylist(), came["result"].to_pylist(), strict=True):
-                if (row := waiting.pop(number, None)) is not None:
-                    on_done(row, json.loads(result))
-        if waiting:
-            raise ModelError(f"the Ray cluster gave {len(waiting):,} rows no result; run the same again")
+
+class Begun:
+    """An actor: how often a row was begun. It does nothing that could kill it, and so outlives the workers."""
+
+    def __init__(self) -> None:
+        self._times: Counter[bytes] = Counter()
+
+    def count(self, key: bytes) -> int:
+        """One more time; how many that makes."""
+        self._times[key] += 1
+        return self._times[key]
 
 
 class Worker:
     """An actor: one opened pair, and the rows that it is given."""
 
-    def __init__(self, choice: Choice, objectives: Sequence[Sequence[Objective]], job: Job, shared: bool) -> None:
-        self._opened = ExitStack()
-        self._pair = self._opened.enter_context(open_pair(choice, objectives))
-        self._job, self._shared = job, shared
+    def __init__(self, choice: Choice, job: Job, shared: bool, begun: Any) -> None:
+        self._opened = ExitStack()  # to the end of the process
+        self._pair = self._opened.enter_context(open_pair(choice))
+        self._job, self._shared, self._begun = job, shared, begun
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """The result of each row, as JSON."""
-        import pyarrow as pa
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The result of each row, as JSON, by its key."""
+        rows: list[Row] = [pickle.loads(packed) for _, packed in _pairs(block)]
+        results: dict[bytes, Record] = {}
+        if self._times(b"block of " + rows[0].key) == 1:
+            self._align(rows, results)
+        else:  # a worker died: of which row, if of any?
+            for row in rows:
+                if self._times(row.key) > _ALONE:
+                    results[row.key] = result_of(ModelError(_DEADLY))
+                else:
+                    self._align([row], results)
+        return _table((key, json.dumps(result).encode()) for key, result in results.items())
 
-        numbers = batch["number"].to_pylist()
-        rows: list[Row] = [pickle.loads(packed) for packed in batch["row"].to_pylist()]
-        place = {id(row): number for row, number in zip(rows, numbers, strict=True)}
-        results: dict[int, str] = {}
-
+    def _align(self, rows: list[Row], results: dict[bytes, Record]) -> None:
         def ended(row: Row, result: Record) -> None:
-            results[place[id(row)]] = json.dumps(result)
+            results[row.key] = result
 
         try:
             align_rows(iter(rows), self._pair, self._job, shared=self._shared, on_done=ended)
         except Exception as error:  # whatever it is, the other rows go on
-            kind = type(error).__name__ if isinstance(error, MalError) else "ModelError"
-            failed = {"outcome": "failed", "error": {"type": kind, "message": f"{type(error).__name__}: {error}"}}
-            for number in numbers:
-                results.setdefault(number, json.dumps(failed))
-        return pa.table({"number": list(results), "result": list(results.values())})
+            results |= {row.key: result_of(error) for row in rows if row.key not in results}
+
+    def _times(self, key: bytes) -> int:
+        import ray
+
+        times: int = ray.get(self._begun.count.remote(key))
+        return times
+
+
+def _table(pairs: Iterable[tuple[bytes, bytes]]) -> pa.Table:
+    import pyarrow as pa
+
+    keys, values = zip(*pairs, strict=True)
+    return pa.table({"key": pa.array(keys, pa.binary()), "value": pa.array(values, pa.large_binary())})
+
+
+def _pairs(table: pa.Table) -> Iterator[tuple[bytes, bytes]]:
+    return zip(table["key"].to_pylist(), table["value"].to_pylist(), strict=True)
 
 
 def _absolute(name: Path | str | None) -> Path | str | None:
+    """A file by its whole name: a worker runs in another folder."""
     return Path(name).absolute() if name and Path(name).exists() else name
-
-
-def _packed(row: Row) -> bytes:
-    """A row as a worker needs it: its case, in values that can be pickled."""
-    assert row.case
-    case = replace(row.case, objectives=tuple(_plain(one) for one in row.case.objectives))
-    return pickle.dumps(replace(row, record={}, case=case))
-
-
-def _plain(objective: Objective) -> Objective:
-    return replace(objective, wording=dict(objective.wording))

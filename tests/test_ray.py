@@ -1,105 +1,243 @@
-"""The rows of a batch on a local Ray cluster of two workers: the same outputs, a killed worker, a killed run."""
+"""The rows of a batch on a local Ray cluster of two workers: the same outputs, killed workers, a killed run."""
 
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from trained import ALIGNER, POLICY, prompts
 
+from metaaligner_lite import ray_engine
 from metaaligner_lite.batch import Job, run, survey
-from metaaligner_lite.errors import ModelError
+from metaaligner_lite.cli import main
+from metaaligner_lite.errors import MissingExtra, ModelError
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.pair import Choice, open_pair
-from metaaligner_lite.rows import Reading
-
-pytestmark = pytest.mark.slow
-ray = pytest.importorskip("ray", reason="pip install 'metaaligner-lite[ray]'")
-psutil = pytest.importorskip("psutil")
-
-from metaaligner_lite.ray_engine import RayRows  # noqa: E402
+from metaaligner_lite.ray_engine import RayRows, Worker
+from metaaligner_lite.rows import Reading, read_rows
 
 EMPATHY = tuple(resolve("empathy"))
 CHOICE = Choice(POLICY, ALIGNER, max_tokens=16, engine={"threads": 1})
+LIMIT = 500  # seconds that a run may take where other programs want the cores, too
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray (`pip install 'metaaligner-lite[ray]'`)")
+
+
+def slow(test):
+    return pytest.mark.slow(needs_ray(test))
 
 
 @pytest.fixture(scope="module")
 def cluster():
+    import ray
+
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    here = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": 2, "include_dashboard": False}
-    ray.init(log_to_driver=False, logging_level="error", **here)
-    yield
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield ray
     ray.shutdown()
 
 
-def source_of(tmp_path, count=48):
-    rows = [{"query": query, "objectives": ",".join(names)} for query, names in prompts()[:count]]
-    for row in rows[::3]:
-        row["answer"] = "Check the tracking page first."
-    rows[4] = {"query": "long " * 5000}
-    rows[5] = {"query": "two", "objectives": "nonsens"}
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def done(source, out, elsewhere=None, progress=lambda _: None, choice=CHOICE):
+def source_of(folder, count=48, **others):
+    rows = [{"query": query, "objectives": ",".join(names)} for query, names in prompts()[:count]]
+    for row in rows[::3]:
+        row["answer"] = "Check the tracking page first."
+    rows[1] = dict(rows[0])  # the same row twice counts twice
+    rows[4] = {"query": "long " * 5000}
+    rows[5] = {"query": "two", "objectives": "nonsens"}
+    for place, row in others.items():
+        rows[int(place[1:])] = row
+    return write(folder / "in.jsonl", rows)
+
+
+def done(source, out, do=None, progress=lambda _: None):
     job = Job(source, out, Reading(objectives=EMPATHY), counts=False)
-    with open_pair(choice, [EMPATHY]) as pair:
-        return run(job, survey(job), pair, progress, elsewhere)
+    with open_pair(CHOICE, [EMPATHY]) as pair:
+        return run(job, survey(job), pair, progress, do)
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def workers():
     """The processes that hold a pair each."""
+    psutil = pytest.importorskip("psutil")
     return [process for process in psutil.process_iter(["cmdline"])
             if "MapWorker" in " ".join(process.info["cmdline"] or ())]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--engine", "spark"], r"'spark' is not one of.*'here',.*'ray'"),
+        (["--workers", "3"], "--workers and --worker-gpus are those of a Ray cluster; give --engine ray, too"),
+    ],
+)
+def test_options_that_cannot_be(monkeypatch, capsys, options, told):
+    monkeypatch.setattr(sys, "argv", ["mal", "batch", "in.jsonl", "out.jsonl", "-o", "empathy", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert re.search(told, capsys.readouterr().err, re.DOTALL)
+
+
+def test_what_installs_ray_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"ray not installed; .* pip install 'metaaligner-lite\[ray\]'"):
+        RayRows(CHOICE)
+
+
+def test_objectives_can_be_given_to_other_processes():
+    again = pickle.loads(pickle.dumps(EMPATHY))
+    assert again == EMPATHY
+    assert again[0].worded("paper/hh-rlhf") == EMPATHY[0].worded("paper/hh-rlhf")
+
+
+class Counting(Worker):
+    """A worker whose counts of deaths are given, not an actor's."""
+
+    def __init__(self, times):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ray_engine, "open_pair", lambda choice: nullcontext(None))
+            super().__init__(CHOICE, Job(Path("in"), Path("out")), False, None)
+        self.times, self.asked = times, []
+
+    def _times(self, key):
+        self.asked.append(key)
+        return self.times.get(key, 1)
+
+
+def given(worker, rows):
+    packed = ray_engine._table((row.key, pickle.dumps(row)) for row in rows)
+    return {key: json.loads(result) for key, result in ray_engine._pairs(worker(packed))}
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Three rows, the second of which is more than a worker can take; and the sizes of the blocks they came in."""
+    pytest.importorskip("pyarrow")
+    blocks = []
+
+    def align_rows(rows, pair, job, *, shared, on_done):
+        rows = list(rows)
+        blocks.append(len(rows))
+        for row in rows:
+            if row.case.query == "two":
+                raise KeyError("a fault of ours")
+            on_done(row, {"outcome": "aligned", "text": row.case.query.upper()})
+
+    monkeypatch.setattr(ray_engine, "align_rows", align_rows)
+    source = write(
+        tmp_path / "in.jsonl", [{"query": query, "objectives": "empathy"} for query in ("one", "two", "three")]
+    )
+    return list(read_rows(source, Reading())), blocks
+
+
+def test_whatever_goes_wrong_in_a_worker_is_a_result(rows):
+    (one, two, three), blocks = rows
+    results = given(Counting({}), [one, two, three])
+    assert blocks == [3]
+    assert results[one.key] == {"outcome": "aligned", "text": "ONE"}
+    error = {"outcome": "failed", "error": {"type": "KeyError", "message": "'a fault of ours'"}}
+    assert results[two.key] == results[three.key] == error
+
+
+def test_after_a_death_rows_are_done_alone_and_deadly_ones_fail(rows):
+    (one, two, three), blocks = rows
+    worker = Counting({b"block of " + one.key: 2, one.key: 2, two.key: 3})
+    results = given(worker, [one, two, three])
+    assert blocks == [1, 1]
+    assert [results[row.key]["outcome"] for row in (one, two, three)] == ["aligned", "failed", "aligned"]
+    assert results[two.key]["error"]["message"].startswith("3 workers died")
+
+
+@slow
 def test_the_same_outputs_also_when_a_worker_is_killed(cluster, tmp_path):
     source = source_of(tmp_path)
     here = done(source, tmp_path / "here.jsonl")
-    there = done(source, tmp_path / "there.jsonl", RayRows(CHOICE, [EMPATHY], workers=2))
-    assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "there.jsonl").read_bytes()
-    assert (here.failed, here.errors) == (there.failed, there.errors) and here.failed == 2
-    killed = []
+    assert here.errors == {"PromptTooLong": 1, "UsageError": 1}
+    killed, counts = [], []
 
     def kill(tally):
+        counts.append(tally.done)
         if tally.done >= 12 and not killed:
             victim = workers()[0]
             victim.kill()
             killed.append(victim.pid)
 
-    survived = done(source, tmp_path / "survived.jsonl", RayRows(CHOICE, [EMPATHY], workers=2), kill)
-    assert killed and survived.errors == here.errors
-    assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "survived.jsonl").read_bytes()
+    told = []
+    there = done(source, tmp_path / "there.jsonl", RayRows(CHOICE, say=told.append), kill)
+    assert killed
+    assert killed[0] not in [process.pid for process in workers()]
+    assert there.errors == here.errors
+    assert counts == list(range(1, 49))  # each row once
+    assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "there.jsonl").read_bytes()
+    assert told == ["rows are done by 2 workers of a Ray cluster on this machine, with 1 CPU each"]
 
 
+class Poisoned(Worker):
+    """A worker that a row kills, as a fault in llama.cpp would."""
+
+    def _align(self, rows, results):
+        if any(row.case.query == "poison" for row in rows):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._align(rows, results)
+
+
+@slow
+def test_a_row_that_kills_every_worker_fails_alone(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_engine, "Worker", Poisoned)
+    source = source_of(tmp_path, 12, r7={"query": "poison"})
+    tally = done(source, tmp_path / "out.jsonl", RayRows(CHOICE))
+    assert tally.errors == {"PromptTooLong": 1, "UsageError": 1, "ModelError": 1}
+    failed = [row for row in records(tmp_path / "out.jsonl") if row["outcome"] == "failed"]
+    assert failed[2]["query"] == "poison"
+    assert failed[2]["error"].startswith("line 8: 3 workers died while they did this row")
+
+
+@slow
 def test_a_pair_that_no_worker_can_open_is_an_error_in_one_line(cluster, tmp_path):
-    gone = Choice(tmp_path / "gone.gguf", ALIGNER)
-    with pytest.raises(ModelError, match="the Ray cluster failed: .*gone.gguf"):
-        done(source_of(tmp_path, 8), tmp_path / "out.jsonl", RayRows(gone, [EMPATHY], workers=1))
+    gone = RayRows(Choice(tmp_path / "gone.gguf", ALIGNER), workers=1)
+    with pytest.raises(ModelError, match=r"\Athe Ray cluster failed: .*gone.gguf.*\Z"):
+        done(source_of(tmp_path, 8), tmp_path / "out.jsonl", gone)
 
 
-def test_a_killed_run_goes_on_with_the_same_command(tmp_path):
-    source, out = source_of(tmp_path), tmp_path / "out.jsonl"
+@slow
+def test_a_killed_run_goes_on_with_the_same_command_with_ray_or_without(tmp_path):
+    source, out, part = source_of(tmp_path), tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     done(source, tmp_path / "here.jsonl")
     command = [sys.executable, "-m", "metaaligner_lite", "batch", source, out, "-o", "empathy", "--policy", POLICY]
-    command += ["--aligner", ALIGNER, "--max-tokens", "16", "--no-counts", "--engine", "ray", "--workers", "2"]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    begun = subprocess.Popen(list(map(str, command)), env=environment, start_new_session=True)
-    part, limit = Path(f"{out}.part"), time.monotonic() + 300
+    command = [str(one) for one in (*command, "--aligner", ALIGNER, "--max-tokens", "16", "--no-counts")]
+    on_ray = [*command, "--engine", "ray", "--threads", "1"]
+    begun = subprocess.Popen(on_ray, start_new_session=True, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + LIMIT
     while begun.poll() is None and time.monotonic() < limit:
         if part.exists() and part.read_bytes().count(b"\n") > 8:
             break
         time.sleep(0.05)
-    os.kill(begun.pid, signal.SIGKILL)
-    begun.wait()
-    kept = part.read_bytes().count(b"\n") - 1
-    assert 0 < kept < 47 and not out.exists()
-    again = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=400)
-    assert again.returncode == 1 and "from an earlier run" in again.stderr, again.stderr
-    assert out.read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+    begun.kill()
+    assert begun.wait() == -signal.SIGKILL
+    kept = part.read_bytes()
+    rows = [json.loads(line) for line in kept.splitlines(keepends=True)[1:] if line.endswith(b"\n")]
+    assert 8 <= len(rows) < 47
+    assert not out.exists()
+    for again in (on_ray, [*command, "--threads", "1"]):
+        part.write_bytes(kept)
+        ended = subprocess.run(again, capture_output=True, text=True, timeout=LIMIT)
+        assert (ended.returncode, ended.stdout) == (1, ""), ended.stderr
+        assert f"{sum(not row['error'] for row in rows)} from an earlier run" in ended.stderr
+        assert out.read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+        out.unlink()

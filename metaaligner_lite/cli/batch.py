@@ -59,11 +59,20 @@ def batch(
         int, typer.Option(min=1, help="Rows that servers are asked at once.", rich_help_panel=_RUN)
     ] = 4,
     engine: Annotated[
-        Engine, typer.Option(help="Where rows are done: here, or on a Ray cluster ([ray]).", rich_help_panel=_RUN)
+        Engine, typer.Option(help="Where rows are done: here, or on a Ray cluster (extra ray).", rich_help_panel=_RUN)
     ] = Engine.here,
     workers: Annotated[
-        int, typer.Option(min=1, help="Pairs of models on that cluster, with --threads each.", rich_help_panel=_RUN)
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of that cluster, each with a pair of models and --threads cores (default: 2, 1).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    worker_gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs that Ray gives each, a part of one too (default: none).", rich_help_panel=_RUN),
+    ] = None,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
@@ -132,6 +141,8 @@ def batch(
         raise UsageError("a batch has one set of objectives, or a column of them; give --objectives once")
     if best_of > 1 and in_flight > 1:
         raise UsageError("the edits of --best-of are what is written side by side; leave out --in-flight")
+    if engine is not Engine.ray and (workers or worker_gpus):
+        raise UsageError("`workers` and `worker_gpus` are those of a Ray cluster; give `engine` ray, too")
     kv_type(kv)
     catalogue = load_catalogue(objectives_file)
     wanted = tuple(resolve(objectives[0], catalogue)) if objectives else ()
@@ -180,14 +191,14 @@ def batch(
         aligner_key_env=aligner_key_env,
         timeout=timeout,
     )
-    elsewhere = None
+    do = None
     if engine is Engine.ray:
         from ..ray_engine import RayRows
 
         choice = replace(choice, engine=choice.engine | {"threads": threads or 1})
-        elsewhere = RayRows(choice, [wanted] if wanted else [], workers=workers, cpus=threads or 1)
+        do = RayRows(choice, workers=workers or 2, cpus=threads or 1, gpus=worker_gpus or 0, say=say)
     with open_pair(choice, [wanted] if wanted else [], say=say) as pair:
-        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress, elsewhere))
+        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress, do))
     for kind, count in tally.errors.most_common():
         say(f"{count:,} failed: {kind} (first: {tally.first[kind]})")
     if as_json:
