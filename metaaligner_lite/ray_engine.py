@@ -107,15 +107,20 @@ class RayRows:
         import ray
 
         begun = not ray.is_initialized()
+        if begun:
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **own)
+            except Exception as error:  # Ray raises just that
+                ray.shutdown()
+                raise ModelError(
+                    f"no Ray cluster {f'at {address}' if address else 'began'}: {_cause(error)}"
+                ) from error
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, too
         try:
-            if begun:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
-                logging.getLogger("ray.data").setLevel(logging.ERROR)
             self._tell(ray, address)
             yield ray
-        except (ray.exceptions.RayError, ConnectionError) as error:
-            cause = " ".join(str(error).split())
-            raise ModelError(f"the Ray cluster failed: {cause[-300:]}") from error
+        except ray.exceptions.RayError as error:
+            raise ModelError(f"the Ray cluster failed: {_cause(error)}") from error
         finally:
             if begun:
                 ray.shutdown()
@@ -178,6 +183,12 @@ class Worker:
 
         times: int = ray.get(self._begun.count.remote(key))
         return times
+
+
+def _cause(error: Exception) -> str:
+    """The end of what Ray tells, where the error itself is, in one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"... {text[-300:]}"
 
 
 def _table(pairs: Iterable[tuple[bytes, bytes]]) -> pa.Table:

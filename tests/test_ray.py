@@ -28,20 +28,35 @@ EMPATHY = tuple(resolve("empathy"))
 CHOICE = Choice(POLICY, ALIGNER, max_tokens=16, engine={"threads": 1})
 LIMIT = 500  # seconds that a run may take where other programs want the cores, too
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray (`pip install 'metaaligner-lite[ray]'`)")
+TOO_SLOW = "timed out during startup"  # Ray gives its own processes 30 seconds, whoever else wants the cores
+
+MISSING = "needs Ray (`pip install 'metaaligner-lite[ray]'`)"
 
 
 def slow(test):
-    return pytest.mark.slow(needs_ray(test))
+    return pytest.mark.slow(pytest.mark.skipif(find_spec("ray") is None, reason=MISSING)(test))
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
+    """The address of a cluster on this machine, which this process is connected to."""
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield ray
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("MAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        for left in (2, 1, 0):
+            try:
+                ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=50)
+                break
+            except Exception as error:
+                ray.shutdown()
+                if TOO_SLOW not in str(error):
+                    raise
+                if not left:
+                    pytest.skip("Ray does not come up within 30 seconds: other programs hold the cores")
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 
@@ -50,15 +65,15 @@ def write(path, rows):
     return path
 
 
-def source_of(folder, count=48, **others):
+def source_of(folder, count=48, poison=()):
     rows = [{"query": query, "objectives": ",".join(names)} for query, names in prompts()[:count]]
     for row in rows[::3]:
         row["answer"] = "Check the tracking page first."
     rows[1] = dict(rows[0])  # the same row twice counts twice
     rows[4] = {"query": "long " * 5000}
     rows[5] = {"query": "two", "objectives": "nonsens"}
-    for place, row in others.items():
-        rows[int(place[1:])] = row
+    for number in poison:
+        rows[number] = {"query": "poison"}
     return write(folder / "in.jsonl", rows)
 
 
@@ -75,8 +90,8 @@ def records(path):
 def workers():
     """The processes that hold a pair each."""
     psutil = pytest.importorskip("psutil")
-    return [process for process in psutil.process_iter(["cmdline"])
-            if "MapWorker" in " ".join(process.info["cmdline"] or ())]  # fmt: skip
+    ours = psutil.Process().children(recursive=True)
+    return [process for process in ours if "MapWorker" in " ".join(process.cmdline())]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +196,6 @@ def test_the_same_outputs_also_when_a_worker_is_killed(cluster, tmp_path):
     told = []
     there = done(source, tmp_path / "there.jsonl", RayRows(CHOICE, say=told.append), kill)
     assert killed
-    assert killed[0] not in [process.pid for process in workers()]
     assert there.errors == here.errors
     assert counts == list(range(1, 49))  # each row once
     assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "there.jsonl").read_bytes()
@@ -200,7 +214,7 @@ class Poisoned(Worker):
 @slow
 def test_a_row_that_kills_every_worker_fails_alone(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_engine, "Worker", Poisoned)
-    source = source_of(tmp_path, 12, r7={"query": "poison"})
+    source = source_of(tmp_path, 12, poison=[7])
     tally = done(source, tmp_path / "out.jsonl", RayRows(CHOICE))
     assert tally.errors == {"PromptTooLong": 1, "UsageError": 1, "ModelError": 1}
     failed = [row for row in records(tmp_path / "out.jsonl") if row["outcome"] == "failed"]
@@ -216,28 +230,38 @@ def test_a_pair_that_no_worker_can_open_is_an_error_in_one_line(cluster, tmp_pat
 
 
 @slow
-def test_a_killed_run_goes_on_with_the_same_command_with_ray_or_without(tmp_path):
+def test_a_killed_run_goes_on_with_the_same_command_with_ray_or_without(cluster, tmp_path):
     source, out, part = source_of(tmp_path), tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     done(source, tmp_path / "here.jsonl")
     command = [sys.executable, "-m", "metaaligner_lite", "batch", source, out, "-o", "empathy", "--policy", POLICY]
-    command = [str(one) for one in (*command, "--aligner", ALIGNER, "--max-tokens", "16", "--no-counts")]
-    on_ray = [*command, "--engine", "ray", "--threads", "1"]
-    begun = subprocess.Popen(on_ray, start_new_session=True, stderr=subprocess.DEVNULL)
+    command += ["--aligner", ALIGNER, "--max-tokens", "16", "--no-counts", "--threads", "1"]
+    command = list(map(str, command))
+    on_ray = [*command, "--engine", "ray"]
+    own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    there = own | {"RAY_ADDRESS": cluster}
+
+    begun = subprocess.Popen(on_ray, env=there, stderr=subprocess.PIPE, text=True)
     limit = time.monotonic() + LIMIT
     while begun.poll() is None and time.monotonic() < limit:
         if part.exists() and part.read_bytes().count(b"\n") > 8:
             break
         time.sleep(0.05)
     begun.kill()
-    assert begun.wait() == -signal.SIGKILL
+    _, said = begun.communicate()
+    assert begun.returncode == -signal.SIGKILL, said
+    assert f"2 workers on the Ray cluster at {cluster}, with 1 CPU each" in said
     kept = part.read_bytes()
     rows = [json.loads(line) for line in kept.splitlines(keepends=True)[1:] if line.endswith(b"\n")]
     assert 8 <= len(rows) < 47
     assert not out.exists()
-    for again in (on_ray, [*command, "--threads", "1"]):
+
+    for other, environment in ((on_ray, there), (on_ray, own), (command, own)):
         part.write_bytes(kept)
-        ended = subprocess.run(again, capture_output=True, text=True, timeout=LIMIT)
+        ended = subprocess.run(other, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        if environment is own and TOO_SLOW in ended.stderr:
+            continue
         assert (ended.returncode, ended.stdout) == (1, ""), ended.stderr
         assert f"{sum(not row['error'] for row in rows)} from an earlier run" in ended.stderr
         assert out.read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+        assert "Traceback" not in ended.stderr
         out.unlink()
