@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -84,10 +85,13 @@ class RayRows:
                     num_cpus=self.cpus,
                     num_gpus=self.gpus,
                 )
-                for came in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                    for key, result in _pairs(came):
-                        if row := waiting.pop(key, None):
-                            on_done(row, json.loads(result))
+                try:
+                    for came in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                        for key, result in _pairs(came):
+                            if row := waiting.pop(key, None):
+                                on_done(row, json.loads(result))
+                except ray.exceptions.RayError as error:
+                    raise ModelError(f"the Ray cluster failed: {_cause(error)}") from error
         if waiting:
             raise ModelError(f"the Ray cluster gave {len(waiting):,} rows no result; run the same again")
 
@@ -105,24 +109,23 @@ class RayRows:
             own = {"address": "local", "num_cpus": self.workers * self.cpus, "include_dashboard": False}
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what Ray tells of itself and mends itself
         import ray
+        import ray.data  # which sets up its logger
 
-        begun = not ray.is_initialized()
-        if begun:
+        if ray.is_initialized():
+            yield ray
+            return
+        with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
             try:
                 ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **own)
+                logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, too
             except Exception as error:  # Ray raises just that
                 ray.shutdown()
-                raise ModelError(
-                    f"no Ray cluster {f'at {address}' if address else 'began'}: {_cause(error)}"
-                ) from error
-            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, too
-        try:
-            self._tell(ray, address)
-            yield ray
-        except ray.exceptions.RayError as error:
-            raise ModelError(f"the Ray cluster failed: {_cause(error)}") from error
-        finally:
-            if begun:
+                where = f"at {address}" if address else "began"
+                raise ModelError(f"no Ray cluster {where}: {_cause(error)}") from error
+            try:
+                self._tell(ray, address)
+                yield ray
+            finally:
                 ray.shutdown()
 
     def _tell(self, ray: Any, address: str) -> None:
@@ -136,14 +139,14 @@ class RayRows:
 
 
 class Begun:
-    """An actor: how often a row was begun. It does nothing that could kill it, and so outlives the workers."""
+    """An actor: how often what was begun and not ended. It does nothing that could kill it, and outlives workers."""
 
     def __init__(self) -> None:
         self._times: Counter[bytes] = Counter()
 
-    def count(self, key: bytes) -> int:
-        """One more time; how many that makes."""
-        self._times[key] += 1
+    def count(self, key: bytes, more: int) -> int:
+        """So many times more (or less); how many that makes."""
+        self._times[key] += more
         return self._times[key]
 
 
@@ -167,6 +170,7 @@ class Worker:
                     results[row.key] = result_of(ModelError(_DEADLY))
                 else:
                     self._align([row], results)
+                    self._times(row.key, -1)
         return _table((key, json.dumps(result).encode()) for key, result in results.items())
 
     def _align(self, rows: list[Row], results: dict[bytes, Record]) -> None:
@@ -178,17 +182,16 @@ class Worker:
         except Exception as error:  # whatever it is, the other rows go on
             results |= {row.key: result_of(error) for row in rows if row.key not in results}
 
-    def _times(self, key: bytes) -> int:
+    def _times(self, key: bytes, more: int = 1) -> int:
         import ray
 
-        times: int = ray.get(self._begun.count.remote(key))
+        times: int = ray.get(self._begun.count.remote(key, more))
         return times
 
 
 def _cause(error: Exception) -> str:
-    """The end of what Ray tells, where the error itself is, in one line."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"... {text[-300:]}"
+    """The last line of what Ray tells: where a worker failed, that is its own error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
 
 
 def _table(pairs: Iterable[tuple[bytes, bytes]]) -> pa.Table:
