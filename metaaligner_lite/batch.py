@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .align import Correction
 from .aligners import EndpointAligner, GgufAligner
@@ -138,8 +138,19 @@ def survey(job: Job) -> Survey:
     return found
 
 
-def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None) -> Tally:
+class Rows(Protocol):
+    """What does rows, as `align_rows` does; `on_done` gets each with its result, on the caller's thread."""
+
+    def __call__(
+        self, rows: Iterator[Row], pair: Pair, job: Job, *, shared: bool, on_done: Callable[[Row, Record], None]
+    ) -> None:
+        """`shared`: some rows are answered first."""
+
+
+def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None, do: Rows | None = None) -> Tally:
     """Do what is not done yet, write the output. Rows that fail are counted and told, and stop nothing.
+
+    `do` does rows elsewhere (ray_engine.py), with pairs like this one.
 
     Raises UsageError if an earlier run had other settings, FileProblem if the disk takes no more.
     """
@@ -158,7 +169,7 @@ def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None
         waiting = _waiting(job, journal, tally, ended)
         if tally.kept:
             progress(tally)
-        align_rows(waiting, pair, job, shared=found.unanswered > 0, on_done=ended)
+        (do or align_rows)(waiting, pair, job, shared=found.unanswered > 0, on_done=ended)
         _write(job, found, journal)
         tally.seconds = time.monotonic() - began
         journal.close(remove=not tally.failed)
@@ -168,15 +179,10 @@ def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None
 def align_rows(
     rows: Iterator[Row], pair: Pair, job: Job, *, shared: bool, on_done: Callable[[Row, Record], None]
 ) -> None:
-    """Align rows with one pair of models; `on_done` gets each with its result, plain values. `shared`: some are asked.
-
-    Of a worker on another machine nothing else is needed.
-    """
+    """Align rows with one pair of models; `on_done` gets each with its result. `shared`: some are answered first."""
     # What a model has just written is edited, or judged, from its own cache, if each text has a sequence of its own.
-    again = job.gate or (shared and isinstance(pair.policy, GgufPolicy))
-    size = job.in_flight * (1 if again else _WINDOW)
-    if not (isinstance(pair.aligner, GgufAligner) and isinstance(pair.policy, GgufPolicy | GivenAnswer)):
-        size = job.concurrency * _WINDOW  # a window ends with its slowest row
+    again = _here(pair) and (job.gate or (shared and isinstance(pair.policy, GgufPolicy)))
+    size = at_once(pair, job) * (1 if again else _WINDOW)  # a window ends with its slowest row
     while window := list(islice(rows, size)):
         window.sort(key=_beginning)
         undone = dict(enumerate(window))
@@ -191,6 +197,15 @@ def align_rows(
         except MalError:  # one row spoiled the batch: which one?
             for i, row in list(undone.items()):
                 _align_alone(i, row, pair, job, ended)
+
+
+def at_once(pair: Pair, job: Job) -> int:
+    """How many rows are worked on at once: side by side on an engine here, or by servers."""
+    return job.in_flight if _here(pair) else job.concurrency
+
+
+def _here(pair: Pair) -> bool:
+    return isinstance(pair.aligner, GgufAligner) and isinstance(pair.policy, GgufPolicy | GivenAnswer)
 
 
 def _align_alone(i: int, row: Row, pair: Pair, job: Job, ended: Callable[[int, Correction | MalError], None]) -> None:
@@ -223,9 +238,9 @@ def _beginning(row: Row) -> tuple[Any, ...]:
     return [(turn.role, turn.content) for turn in row.case.history], row.case.query, row.case.answer or ""
 
 
-def result_of(came: Correction | MalError) -> Record:
+def result_of(came: Correction | Exception) -> Record:
     """What is kept of a row: texts, outcome, the error with its type, what it cost."""
-    if isinstance(came, MalError):
+    if isinstance(came, Exception):
         return {"outcome": "failed", "error": {"type": type(came).__name__, "message": str(came)}}
     stages = [stage for stage in (came.answer.generation, *came.edits) if stage]
     counts = [stage.counts for stage in stages]
@@ -437,4 +452,4 @@ def _check_columns(row: Row, job: Job) -> None:
         raise UsageError(f"{job.source} has {row.error}; name the query's with `query_column`")
 
 
-__all__ = ["Columns", "Job", "Reading", "Survey", "Tally", "align_rows", "run", "survey"]
+__all__ = ["Columns", "Job", "Reading", "Survey", "Tally", "align_rows", "at_once", "result_of", "run", "survey"]

@@ -39,6 +39,10 @@ class Objective:
     def __hash__(self) -> int:
         return hash(self.name)  # ratings are kept by objective, and there are many
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which takes no read-only mapping: other processes are given objectives, too."""
+        return Objective, (self.name, self.description, self.marker, self.aliases, dict(self.wording))
+
     @property
     def called(self) -> str:
         """How a prompt names it: the marker, or the name with a capital."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 _COLUMNS, _RUN = "Which columns", "How the run goes"
 _EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+class Engine(StrEnum):
+    """Where the rows of a batch are done."""
+
+    here = "here"
+    ray = "ray"
 
 
 def batch(
@@ -49,6 +58,21 @@ def batch(
     concurrency: Annotated[
         int, typer.Option(min=1, help="Rows that servers are asked at once.", rich_help_panel=_RUN)
     ] = 4,
+    engine: Annotated[
+        Engine, typer.Option(help="Where rows are done: here, or on a Ray cluster (extra ray).", rich_help_panel=_RUN)
+    ] = Engine.here,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of that cluster, each with a pair of models and --threads cores (default: 2, 1).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    worker_gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs that Ray gives each, a part of one too (default: none).", rich_help_panel=_RUN),
+    ] = None,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Do rows again that failed before.", rich_help_panel=_RUN)
     ] = True,
@@ -117,6 +141,8 @@ def batch(
         raise UsageError("a batch has one set of objectives, or a column of them; give --objectives once")
     if best_of > 1 and in_flight > 1:
         raise UsageError("the edits of --best-of are what is written side by side; leave out --in-flight")
+    if engine is not Engine.ray and (workers or worker_gpus):
+        raise UsageError("`workers` and `worker_gpus` are those of a Ray cluster; give `engine` ray, too")
     kv_type(kv)
     catalogue = load_catalogue(objectives_file)
     wanted = tuple(resolve(objectives[0], catalogue)) if objectives else ()
@@ -165,8 +191,14 @@ def batch(
         aligner_key_env=aligner_key_env,
         timeout=timeout,
     )
+    do = None
+    if engine is Engine.ray:
+        from ..ray_engine import RayRows
+
+        choice = replace(choice, engine=choice.engine | {"threads": threads or 1})
+        do = RayRows(choice, workers=workers or 2, cpus=threads or 1, gpus=worker_gpus or 0, say=say)
     with open_pair(choice, [wanted] if wanted else [], say=say) as pair:
-        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress))
+        tally = _shown(found.rows, lambda progress: run(job, found, pair, progress, do))
     for kind, count in tally.errors.most_common():
         say(f"{count:,} failed: {kind} (first: {tally.first[kind]})")
     if as_json:
