@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from .errors import MalError, ModelError, UsageError
-from .generation import GREEDY, Generation, OnText, Sampling, Settings, Stop
+from .generation import GREEDY, Bar, Generation, OnText, Sampling, Settings, Stop
 from .objectives import Objective
 from .pieces import Prompt, encode
 from .policies import Answer
@@ -257,7 +257,14 @@ class GgufAligner:
             stops=self.stops,
             on_text=on_text,
             sampling=edit.sampling,
+            edits=edit.answer.text,
+            bar=self._bar(edit.objectives),
         )
+
+    def _bar(self, objectives: Sequence[Objective]) -> Bar | None:
+        if self.equal or not self.manifest:
+            return None
+        return self.manifest.bar(objective.name for objective in objectives)
 
     def likelihoods(
         self,

@@ -36,6 +36,17 @@ def sampled(sampling: Sampling, number: int) -> Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """How sure an aligner must be of a sentence of the answer to leave it as it is, 0 to 1 (llama/sure.py).
+
+    `edges` counts where an edit begins and where the answer ends, `between` before each other sentence.
+    """
+
+    edges: float
+    between: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How one text of many is to be written: what differs from request to request.
 

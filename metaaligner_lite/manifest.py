@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import FileProblem
 from .files import write_whole
+from .generation import Bar
 
 FILE_NAME = "metaaligner.json"
 GGUF_KEY = "metaaligner.manifest"
@@ -28,6 +29,7 @@ class Manifest:
     kind: str = "merged"  # "merged" weights, or an "activated" adapter over a base
     layout: str = ""
     objectives: Mapping[str, str] = field(default_factory=dict)  # trained ones: name -> description
+    bars: Mapping[str, Any] = field(default_factory=dict)  # objective -> [edges, between], of llama/sure.py
     base: str = ""  # the model the training started from
     fingerprint: str = ""  # of that base, whatever its quantization (gguf_file.base_fingerprint); "" if not known
     data: str = ""  # SHA-256 of the training rows
@@ -60,10 +62,25 @@ class Manifest:
                     f"{source}: manifest key {name!r} is {type(value).__name__}, expected {expected.__name__}"
                 )
             known[name] = value
+        for objective, bar in known.get("bars", {}).items():
+            if not (isinstance(bar, list) and len(bar) == 2 and all(map(_is_share, bar))):
+                raise FileProblem(
+                    f"{source}: manifest key 'bars' gives {objective!r} {json.dumps(bar)[:60]}, "
+                    "expected two numbers from 0 to 1: for the text's edges, and between its sentences"
+                )
         return cls(**known)
 
+    def bar(self, objectives: Iterable[str]) -> Bar | None:
+        """How sure a copy must be if these objectives are asked for: at each place what the boldest wants."""
+        found = [self.bars[name] for name in objectives if name in self.bars]
+        return Bar(*map(max, zip(*found, strict=True))) if found else None
 
-_MAPPINGS = {"objectives", "recipe", "metrics", "conversion"}
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+_MAPPINGS = {"objectives", "bars", "recipe", "metrics", "conversion"}
 
 
 def read(folder: Path) -> Manifest | None:

@@ -183,6 +183,13 @@ class Context:
         """The token with the highest logit at a place; as llama.cpp's greedy sampler, which first copies them all."""
         return int(self._logits(place).argmax())
 
+    def chances(self, place: int) -> Any:
+        """The probability of each token at a place: float32, (n_vocab,)."""
+        import numpy as np
+
+        chances = np.exp(self._logits(place) - self._logits(place).max())
+        return chances / chances.sum()
+
     def _logits(self, place: int) -> Any:
         pointer = self._lib.llama_get_logits_ith(self.handle, place)
         return self._as_array(pointer, shape=(self.model.n_vocab,))

@@ -18,6 +18,7 @@ from .context import NEVER, Context, Stopped
 from .draft import Drafter
 from .library import library
 from .shelf import Shelf
+from .sure import SureCopy
 
 # llama.cpp's defaults (common/common.h).
 _PENALTY_LAST = 64
@@ -35,7 +36,8 @@ class Task:
     tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
     position `adapted_from` on, the context's adapter acts. The text ends before a line that begins with one of `marks`
     (templates.ChatTemplate.marks): the user's next turn, which the model invents; and before any of `stops`, wherever
-    it stands. Once its own `stop` says so, it ends as it is.
+    it stands. Once its own `stop` says so, it ends as it is. With `sure`, greedy text repeats a sentence of an answer
+    only if that is sure enough (sure.py).
     """
 
     prompt: Sequence[int]
@@ -47,6 +49,7 @@ class Task:
     marks: Sequence[str] = ()
     stops: Sequence[str] = ()
     stop: Stop | None = None
+    sure: SureCopy | None = None
 
     @property
     def size(self) -> int:
@@ -240,6 +243,7 @@ class _Writer:
         self.guess: list[int] = []
         self.finish = ""
         self._choose = samplers.enter_context(_sampler(task.sampling, context))
+        self._sure = task.sure if self._choose == Context.likeliest else None
         self._drafter = task.drafter if context.can_draft else None
         self._stream, self._guard = TextStream(task.on_text, task.marks, task.stops), LoopGuard()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -257,7 +261,7 @@ class _Writer:
             self.finish = "stopped"
             return
         self._read_at = time.perf_counter()
-        self._write(self._choose(self._context, -1))
+        self._write(self._next(-1))
 
     def guess_next(self, room: int, others: int) -> list[int]:
         """Guess the next tokens, for a batch with room for so many in which `others` travel too."""
@@ -269,7 +273,7 @@ class _Writer:
         """Choose the next tokens from the logits at `place` and on, up to the first that was not guessed."""
         self._right = 0
         while True:
-            chosen = self._choose(self._context, place + self._right)
+            chosen = self._next(place + self._right)
             self._write(chosen)
             if self.finish or self._right == len(self.guess) or chosen != self.guess[self._right]:
                 break
@@ -302,6 +306,10 @@ class _Writer:
         )
         return Generation(self._stream.close(), tuple(self.tokens), self.finish, counts)
 
+    def _next(self, place: int) -> int:
+        chosen = self._choose(self._context, place)
+        return self._sure.decide(self._context, place, chosen, self._text) if self._sure else chosen
+
     def _write(self, token: int) -> None:
         """Take a chosen token; `finish` tells why the text ends with it, "" if it goes on."""
         if self._context.model.ends(token):
@@ -311,6 +319,8 @@ class _Writer:
             self._written += 1
             if self._drafter:
                 self._drafter.observe(token)
+            if self._sure:
+                self._sure.observe(token)
             text = self._decoder.decode(self._context.model.piece(token))
             self._text += text
             self._ends.append(len(self._text))

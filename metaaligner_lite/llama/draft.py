@@ -86,6 +86,16 @@ class Drafter:
         self._hits = [[chance * tries for chance, tries in zip(row, _TRIES, strict=True)] for row in _CHANCE]
         self._promised = self._kept = 2.0  # a weak prior: promises are kept
 
+    @property
+    def at(self) -> int:
+        """The place in the sources that is expected next."""
+        return self._at
+
+    @property
+    def follows(self) -> bool:
+        """Whether the last token was the expected one."""
+        return self._streak > 0
+
     def propose(self, limit: int, costs: BatchCosts, others: int = 0) -> list[int]:
         """The tokens worth verifying next, at most `limit`; often none. `others` tokens travel in the same batch."""
         ahead = self._source[self._at : self._at + min(limit, MOST)]

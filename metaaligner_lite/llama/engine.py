@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 from ..errors import ModelError, PromptTooLong
-from ..generation import GREEDY, Generation, OnText, Sampling, Stop
+from ..generation import GREEDY, Bar, Generation, OnText, Sampling, Stop
 from ..gguf_file import read_header
 from ..pieces import Prompt, encode_request
 from .context import ADAPTER_SCALE, NEVER, Context, quantized
@@ -18,6 +18,7 @@ from .decode import OnDone, Task, generate
 from .draft import BatchCosts, Drafter
 from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 from .store import DEFAULT_LIMIT, Store, fingerprint
+from .sure import SureCopy
 from .tune import Tuning, remembered
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Request:
     `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
     in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`, and
     before any of `stops`. `on_text` gets it as it grows; `sampling` takes the place of the one for all.
+    With a `bar`, greedy text repeats a sentence of the text that it `edits` only if that is sure enough (sure.py).
     """
 
     prompt: Prompt
@@ -45,6 +47,8 @@ class Request:
     stops: Sequence[str] = ()
     on_text: OnText | None = None
     sampling: Sampling | None = None
+    edits: str = ""
+    bar: Bar | None = None
 
 
 class Engine:
@@ -151,7 +155,7 @@ class Engine:
         tokens, edit = encode_request(request.prompt, self.model)
         needed = request.expected if max_tokens is None else min(request.expected, max_tokens)
         room = self._room_after(len(tokens), needed)
-        for text in request.copies:
+        for text in (*request.copies, request.edits):
             if text not in spelled:
                 spelled[text] = self.model.encode_text(text)
         return Task(
@@ -163,6 +167,7 @@ class Engine:
             edit if adapted else NEVER,
             request.marks,
             request.stops,
+            sure=SureCopy(request.bar, spelled[request.edits], self.model) if request.bar else None,
         )
 
     def _context_of(self, tasks: Sequence[Task], in_flight: int, adapted: bool) -> Context:
