@@ -155,7 +155,7 @@ class Engine:
         tokens, edit = encode_request(request.prompt, self.model)
         needed = request.expected if max_tokens is None else min(request.expected, max_tokens)
         room = self._room_after(len(tokens), needed)
-        for text in (*request.copies, request.edits):
+        for text in (*request.copies, *([request.edits] if request.bar else ())):
             if text not in spelled:
                 spelled[text] = self.model.encode_text(text)
         return Task(

@@ -2,9 +2,8 @@
 
 An edit can leave a sentence as it is in one way, and change it in many: drop it, drop the next as well, end the text,
 put a courtesy before it in a dozen wordings. The likeliest token pits the one against the best of the many alone, so
-that greedy edits keep too much; where an aligner is sure of a sentence by six to four, it rather keeps it. So before
-each sentence of the answer, and where it ends, the chance of going on with it is held against a bar:
-0.5 weighs keeping against all changes together; a higher bar edits more, a lower one less.
+that greedy edits keep too much. So before each sentence of the answer, and where it ends, the chance of going on with
+it is held against a bar: 0.5 weighs keeping against all changes together; a higher bar edits more, a lower one less.
 
 Everywhere else, and where the edit has left the answer, the likeliest token is taken as ever. With or without drafts
 the same is chosen. Figures: bench/LOG.md.
@@ -27,7 +26,7 @@ _FAINT = 0.04  # what is less likely than this is no change to be made
 _ENDS = 16  # the end tokens among so many of the likeliest count
 _SENTENCE_ENDS = re.compile(r"[.!?…][\"'”’)*\]]*\s*\Z|\n\s*\Z")
 # Behind the mark of a list's item, a heading or a quotation nothing has ended yet.
-_ITEM_BEGINS = re.compile(r"[ \t]*(?:[-*•#>|]+|\(?\w{1,3}[.)])[ \t]*\Z")
+_ITEM_BEGINS = re.compile(r"[ \t]*(?:[-*•#>|]+|\(?\w{1,3}[.)])[ \t]*")
 
 
 class SureCopy:
@@ -47,7 +46,7 @@ class SureCopy:
     def decide(self, context: Context, place: int, likeliest: int, text: str) -> int:
         """The next token, given the logits at `place`, the likeliest by them and the text so far."""
         at = self._place.at
-        if at > len(self._answer) or (self._written and not (self._place.follows and _begins_sentence(text))):
+        if self._written and not (self._place.follows and _begins_sentence(text)):
             return likeliest
         chances = context.chances(place)
         ended = at == len(self._answer)
@@ -87,7 +86,7 @@ def _sentences(answer: Sequence[int], model: Model) -> list[int]:
 
 def _begins_sentence(text: str) -> bool:
     """Whether what comes next begins a sentence or a paragraph, outside of code."""
-    line = text[text.rfind("\n") + 1 :]
-    if not _SENTENCE_ENDS.search(text[-16:]) or (line.strip() and _ITEM_BEGINS.fullmatch(line)):
+    if not _SENTENCE_ENDS.search(text[-16:]):
         return False
-    return text.count("```") % 2 == 0
+    line = text[text.rfind("\n") + 1 :]
+    return not (line.strip() and _ITEM_BEGINS.fullmatch(line)) and text.count("```") % 2 == 0
