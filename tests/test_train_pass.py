@@ -17,7 +17,7 @@ from mal_train import lora
 from mal_train import recipe as recipes
 from mal_train.collate import collate
 from mal_train.encode import IGNORED, encode_edit, load_tokens
-from mal_train.llama_pass import Pass
+from mal_train.llama_pass import Pass, _Each, _Together
 from mal_train.packed import obstacle, pack
 from mal_train.reformulate import Edit
 from metaaligner_lite.objectives import builtin_catalogue
@@ -93,7 +93,8 @@ def adapted(base, settings=None):
     ],
 )
 @pytest.mark.parametrize("tied", [True, False])
-def test_loss_and_gradients_are_those_of_peft(tmp_path, family, settings, tied):
+@pytest.mark.parametrize("attention", [_Each, _Together])
+def test_loss_and_gradients_are_those_of_peft(tmp_path, family, settings, tied, attention):
     base = make_base(tmp_path / "base", tied=tied, spread=0.2, family=family)
     recipe, tokens, model = adapted(base, settings)
     assert obstacle(base, recipe) == ""
@@ -102,7 +103,9 @@ def test_loss_and_gradients_are_those_of_peft(tmp_path, family, settings, tied):
     expected = gradients(model, loss)
     packed = pack(edits)
     assert len(packed.begin_ids) < 0.7 * sum(edit.request for edit in edits)  # much is shared
-    ours, ours_counts = Pass(model, torch.float64, recipe.training.gradient_checkpointing)(packed)
+    quick = Pass(model, torch.float64, recipe.training.gradient_checkpointing)
+    quick.attention = attention
+    ours, ours_counts = quick(packed)
     found = gradients(model, ours)
     assert ours.item() == pytest.approx(loss.item(), rel=1e-9) and ours_counts.tolist() == counts
     assert found.keys() == expected.keys() and all(grad.abs().max() > 0 for grad in expected.values())

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -33,6 +35,7 @@ class Pass:
         self.dtype, self.wide, self.checkpointing = dtype, _wide(dtype), checkpointing
         self.head_weight = self.head.weight.detach().to(dtype)
         self.layers = [_Layer(layer, base.config, dtype) for layer in base.model.layers]
+        self.attention = _Each if self.embedding.weight.device.type == "cpu" else _Together
 
     def __call__(self, batch: Packed) -> tuple[Tensor, Tensor]:
         """Summed loss (differentiable by the adapter's weights) and [right, all]."""
@@ -40,12 +43,12 @@ class Pass:
             seen = self._begin(batch)
             x = self.embedding(batch.ids).to(self.wide)
             turn = self._rotation(x, batch.at)
-            masks = [_mask(stretch, x) for stretch in batch.rests]
+            attend = self.attention(batch.rests, batch.begin_ids, batch.ids)
             for layer, keys in zip(self.layers, seen, strict=True):
                 if self.checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(layer.rest, x, turn, keys, batch.rests, masks, use_reentrant=False)
+                    x = checkpoint(layer.rest, x, turn, keys, attend, use_reentrant=False)
                 else:
-                    x = layer.rest(x, turn, keys, batch.rests, masks)
+                    x = layer.rest(x, turn, keys, attend)
             x = _Norm.apply(x[batch.rows], self.norm.weight, self.norm.variance_epsilon, self.dtype)
             loss, right = _Foretell.apply(x, self.head_weight, batch.labels)
         return loss, torch.stack([right, torch.tensor(len(batch.labels), device=right.device)])
@@ -55,11 +58,11 @@ class Pass:
         """Keys and values of the beginnings, by layer, each (tokens, heads, width)."""
         x = self.embedding(batch.begin_ids).to(self.wide)
         turn = self._rotation(x, batch.begin_at)
-        masks = [_mask(stretch, x) if stretch.before else None for stretch in batch.begins]
+        attend = self.attention(batch.begins, batch.begin_ids, batch.begin_ids)
         found = []
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
-            x, keys = layer.begin(x, turn, batch.begins, masks, last)
+            x, keys = layer.begin(x, turn, attend, last)
             found.append(keys)
         return found
 
@@ -75,7 +78,7 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.dtype = dtype
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.width, self.scale = attention.head_dim, attention.scaling
+        self.width = attention.head_dim  # by whose root scores are divided: SDPA's default
         self.qkv = _Joined([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
         self.out = _Joined([attention.o_proj], dtype)
         self.gate_up = _Joined([mlp.gate_proj, mlp.up_proj], dtype)
@@ -88,18 +91,11 @@ class _Layer:
         x: Tensor,
         turn: tuple[Tensor, Tensor],
         seen: tuple[Tensor, Tensor],
-        stretches: Sequence[Stretch],
-        masks: Sequence[Tensor],
+        attend: Attention,
     ) -> Tensor:
         """The layer over requests and edits, the adapter acting on all of them; x (tokens, hidden)."""
         q, k, v = self._heads(self.qkv.adapted(self._norm(self.before, x)), turn)
-        parts = []
-        for stretch, mask in zip(stretches, masks, strict=True):
-            own = slice(stretch.start, stretch.end)
-            keys = torch.cat([*(seen[0][a:b] for a, b in stretch.before), k[own]])
-            values = torch.cat([*(seen[1][a:b] for a, b in stretch.before), v[own]])
-            parts.append(self._attend(q[own], keys, values, mask))
-        x = x + self.out.adapted(torch.cat(parts).to(self.dtype))
+        x = x + self.out.adapted(attend(q, k, v, seen).to(self.dtype))
         hidden = _Gate.apply(self.gate_up.adapted(self._norm(self.between, x)))
         return x + self.down.adapted(hidden)
 
@@ -107,8 +103,7 @@ class _Layer:
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor],
-        stretches: Sequence[Stretch],
-        masks: Sequence[Tensor | None],
+        attend: Attention,
         last: bool,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The base's layer over the beginnings, and its keys and values; of the `last` one nothing else is needed."""
@@ -116,13 +111,8 @@ class _Layer:
         v = v.contiguous()
         if last:
             return x, (k, v)
-        parts = []
-        for stretch, mask in zip(stretches, masks, strict=True):
-            spans = (*stretch.before, (stretch.start, stretch.end))
-            keys, values = (torch.cat([part[a:b] for a, b in spans]) for part in (k, v))
-            parts.append(self._attend(q[stretch.start : stretch.end], keys, values, mask))
-        if parts:
-            x = x + self.out.plain(torch.cat(parts).to(self.dtype))
+        if len(x):
+            x = x + self.out.plain(attend(q, k, v, (k, v)).to(self.dtype))
             hidden = self.gate_up.plain(self._norm(self.between, x))
             gate, up = hidden.chunk(2, -1)
             x += self.down.plain(F.silu(gate).mul_(up))
@@ -133,46 +123,94 @@ class _Layer:
 
     def _heads(self, joined: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, turned by their places, and values; each (tokens, heads, width), in float32 on a CPU."""
-        joined = joined.view(len(joined), -1, self.width)
-        if joined.device.type == "cpu":  # torch's attention has no fast 16-bit way back there (attention.py)
-            joined = joined.to(_wide(self.dtype))
+        joined = joined.view(len(joined), -1, self.width).to(_wide(self.dtype))
         if self.q_norm is not None:
             q, k, v = joined.split([self.heads, self.kv_heads, self.kv_heads], 1)
             q = _Norm.apply(q, self.q_norm.weight, self.q_norm.variance_epsilon, joined.dtype)
             k = _Norm.apply(k, self.k_norm.weight, self.k_norm.variance_epsilon, joined.dtype)
             joined = torch.cat([q, k, v], 1)
         turned, v = _Turn.apply(joined, *turn, self.heads + self.kv_heads)
+        if joined.device.type != "cpu":  # torch's attention has no fast 16-bit way back there (attention.py)
+            turned, v = turned.to(self.dtype), v.to(self.dtype)
         return turned[:, : self.heads], turned[:, self.heads :], v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask if mask is None else mask.to(q.dtype),
-            is_causal=mask is None,
-            scale=self.scale,
-            enable_gqa=self.heads != self.kv_heads,
+
+class Attention(Protocol):
+    """What stretches see: (queries, keys, values, those before) -> what they mix of it, (tokens, heads * width)."""
+
+    def __init__(self, stretches: Sequence[Stretch], before: Tensor, own: Tensor) -> None: ...
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+        """All are (tokens, heads, width); by the tokens of `seen` the stretches say what is before them."""
+        ...
+
+
+class _Each:
+    """One call for each stretch, nothing padded: the quickest on a CPU."""
+
+    def __init__(self, stretches: Sequence[Stretch], before: Tensor, own: Tensor) -> None:
+        self.stretches = stretches
+        self.masks = [torch.as_tensor(_sees(one)) if one.before or one.edits[1:] else None for one in stretches]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+        parts = []
+        for stretch, mask in zip(self.stretches, self.masks, strict=True):
+            own = slice(stretch.start, stretch.end)
+            keys = torch.cat([*(seen[0][a:b] for a, b in stretch.before), k[own]])
+            values = torch.cat([*(seen[1][a:b] for a, b in stretch.before), v[own]])
+            asked, keys, values = (part.transpose(0, 1)[None] for part in (q[own], keys, values))
+            shared = q.shape[1] != k.shape[1]
+            mixed = F.scaled_dot_product_attention(asked, keys, values, mask, is_causal=mask is None, enable_gqa=shared)
+            parts.append(mixed[0].transpose(0, 1).flatten(1))
+        return torch.cat(parts)
+
+
+class _Together:
+    """One padded call for all stretches: a GPU waits for the next call longer than it takes to pad."""
+
+    def __init__(self, stretches: Sequence[Stretch], before: Tensor, own: Tensor) -> None:
+        queries = max((one.end - one.start for one in stretches), default=0)
+        keys = max((one.seen + one.end - one.start for one in stretches), default=0)
+        ask = np.zeros((len(stretches), queries), np.int64)
+        see = np.zeros((len(stretches), keys), np.int64)
+        mask = np.zeros((len(stretches), 1, queries, keys), bool)
+        mask[..., :1] = True  # what pads must see something, or it is no number
+        back = np.zeros(len(own), np.int64)
+        for i, one in enumerate(stretches):
+            n, places = one.end - one.start, np.arange(one.start, one.end)
+            ask[i, :n] = places
+            see[i, : one.seen + n] = np.concatenate([*(np.arange(a, b) for a, b in one.before), len(before) + places])
+            mask[i, 0, :n, : one.seen + n] = _sees(one)
+            back[places] = i * queries + np.arange(n)
+        self.shape = ask.shape, see.shape
+        arrays = (ask.ravel(), see.ravel(), mask, back)
+        self.ask, self.see, self.mask, self.back = (torch.as_tensor(array).to(own.device) for array in arrays)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+        asking, seeing = self.shape
+        groups = q.shape[1] // k.shape[1]
+        q = q.index_select(0, self.ask).view(*asking, *q.shape[1:]).transpose(1, 2)
+        k, v = (
+            torch.cat([early, late]).index_select(0, self.see).view(*seeing, *late.shape[1:]).transpose(1, 2)
+            for early, late in zip(seen, (k, v), strict=True)
         )
-        return mixed[0].transpose(0, 1).flatten(1)
+        if groups > 1:  # CUDA's quick kernel takes a mask, or shared heads, not both
+            k, v = (part.repeat_interleave(groups, 1) for part in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, self.mask)
+        return mixed.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, self.back)
+
+
+def _sees(stretch: Stretch) -> NDArray[np.bool_]:
+    """What a stretch sees: all before it, and of itself what its own edit has so far; (own, before + own)."""
+    n = stretch.end - stretch.start
+    edit = np.searchsorted(np.array(stretch.edits[1:]), np.arange(n), "right")
+    own = np.tri(n, dtype=bool) & (edit[:, None] == edit[None, :])
+    return np.concatenate([np.ones((n, stretch.seen), bool), own], 1)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     """The type of sums, and of what runs along the layers: float32, or what is wider already."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def _mask(stretch: Stretch, x: Tensor) -> Tensor:
-    """What is added to the scores of a stretch: it sees all before it, and of itself what its own edit has so far."""
-    n = stretch.end - stretch.start
-    own = torch.zeros(n, dtype=torch.long, device=x.device)
-    for start in stretch.edits[1:]:
-        own[start:] += 1
-    blind = (own[:, None] != own[None, :]).logical_or_(torch.ones(n, n, dtype=torch.bool, device=x.device).triu_(1))
-    mask = x.new_zeros(n, stretch.seen + n)
-    mask[:, stretch.seen :].masked_fill_(blind, float("-inf"))
-    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,9 +374,10 @@ class _Foretell(torch.autograd.Function):
         back = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         loss = torch.zeros((), dtype=torch.float64 if x.device.type == "cpu" else torch.float32, device=x.device)
         right, wide = torch.zeros((), dtype=torch.long, device=x.device), _wide(x.dtype)
-        room = x.new_empty(min(BLOCK, len(x)), len(head))
-        for start in range(0, len(x), BLOCK):
-            rows, wanted = x[start : start + BLOCK], labels[start : start + BLOCK, None]
+        block = BLOCK if x.device.type == "cpu" else 32 * BLOCK
+        room = x.new_empty(min(block, len(x)), len(head))
+        for start in range(0, len(x), block):
+            rows, wanted = x[start : start + block], labels[start : start + block, None]
             logits = torch.mm(rows, head.T, out=room[: len(rows)])
             logits = logits.to(wide)
             most, likeliest = logits.max(-1, keepdim=True)
@@ -349,7 +388,7 @@ class _Foretell(torch.autograd.Function):
             loss += total.log().sum()
             if back is not None:
                 mixed = (shares.to(head.dtype) @ head).to(wide).div_(total)
-                back[start : start + BLOCK] = mixed.sub_(head[wanted[:, 0]])
+                back[start : start + block] = mixed.sub_(head[wanted[:, 0]])
         ctx.mark_non_differentiable(right)
         if back is not None:
             ctx.save_for_backward(back)
