@@ -41,12 +41,12 @@ class Meaning:
 
         for start in range(0, len(new), 32):
             some = new[start : start + 32]
-            batch = tokenizer(some, padding=True, truncation=True, max_length=512, return_tensors="pt")
+            batch = tokenizer(some, padding=True, truncation=True, max_length=512, return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 states = model(**batch).last_hidden_state
             mask = batch["attention_mask"].unsqueeze(-1)
             vectors = (states * mask).sum(1) / mask.sum(1)
-            vectors = torch.nn.functional.normalize(vectors, dim=-1).numpy().astype(np.float16)
+            vectors = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy().astype(np.float16)
             self._vectors.update(zip(map(self._key, some), vectors, strict=True))
         keys = list(self._vectors)
         np.savez(self._kept, keys=np.array(keys), vectors=np.stack([self._vectors[key] for key in keys]))
@@ -68,12 +68,14 @@ class Meaning:
                 "inside, Apache-2.0), or name a folder of sentence-transformers/all-MiniLM-L6-v2 with `minilm`"
             )
         require_extra("train", "torch", "transformers")
+        import torch
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        return AutoTokenizer.from_pretrained(found), AutoModel.from_pretrained(found).eval()
+        model = AutoModel.from_pretrained(found).eval()
+        return AutoTokenizer.from_pretrained(found), model.to("cuda") if torch.cuda.is_available() else model
 
     @staticmethod
     def _key(text: str) -> str:

@@ -49,26 +49,26 @@ class Corpus:
 
 def make(data: Path, *, own: Path | None = None, size: int = 15_000, seed: int = 0) -> Corpus:
     """All edits of all sources, balanced. Raises FileProblem naming the source if a folder is missing."""
+    found, accounts, kept_out = bases(data, own)
+    dropped: Counter[str] = Counter()
+    chosen = balanced(_all([*found, *own_cases(seed)], seed), size, dropped)
+    if not chosen:
+        raise DataError("no edit could be made of the data; is --data the right folder?")
+    return Corpus(tuple(chosen), tuple(accounts), dropped, kept_out)
+
+
+def bases(data: Path, own: Path | None = None) -> tuple[list[Base], list[tuple[Source, Account]], Excluded]:
+    """All real answers with their queries, what became of every source, and the queries that are kept out."""
     if not data.is_dir():
         raise FileProblem(f"{data} is no folder; --data names the one that holds hh-rlhf/, rm-bench/, rows/ ...")
     kept_out = excluded(data)
     accounts: list[tuple[Source, Account]] = []
-    bases: list[Base] = []
-    for source in SOURCES:
-        found, account = read(source, data, kept_out)
+    every: list[Base] = []
+    for source, folder in [*((source, data) for source in SOURCES), *([(own_answers(own), own.parent)] if own else [])]:
+        found, account = read(source, folder, kept_out)
         accounts.append((source, account))
-        bases += found
-    if own:
-        source = own_answers(own)
-        found, account = read(source, own.parent, kept_out)
-        accounts.append((source, account))
-        bases += found
-    bases += own_cases(seed)
-    dropped: Counter[str] = Counter()
-    chosen = balanced(_all(bases, seed), size, dropped)
-    if not chosen:
-        raise DataError("no edit could be made of the data; is --data the right folder?")
-    return Corpus(tuple(chosen), tuple(accounts), dropped, kept_out)
+        every += found
+    return every, accounts, kept_out
 
 
 def _all(bases: Sequence[Base], seed: int) -> Iterator[Edit]:
