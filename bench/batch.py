@@ -1,10 +1,13 @@
-"""How many rows a second: one at a time, in flight together, and two llama_cpp.Llama in a loop.
+"""How many rows a second: one at a time, in flight together, two llama_cpp.Llama in a loop, and llama-server.
 
     python bench/batch.py MODEL.gguf ANSWERS.csv [--adapter FILE.gguf] [--rows 300] [--in-flight 1,2,4,8] [--no-draft]
+        [--llama-server PATH]
 
 Rows with an answer are edited toward --objectives by `mal batch`'s own loop, journal included; "two Llamas" is the
-second of two llama_cpp.Llama objects, which reads each prompt and writes the edit, one after the other. The rows come
-in blocks of --block; each contestant does each block, in an order that changes from block to block, so that what else
+second of two llama_cpp.Llama objects, which has the adapter, reads each prompt and writes the edit, one after the
+other; "llama-server" is llama.cpp's own with four slots, the adapter and four clients, built from the sources that
+llama-cpp-python's source distribution holds. A `Llama` adapts what stands before the request, too, and so writes other
+texts. The rows come in blocks of --block; each contestant does each block, in an order that changes from block to block, so that what else
 the machine does hits all alike. Ratios are taken within a block before their median is. "cpu" are seconds of the
 processor. `same` counts the rows whose text is that of one at a time; the others differ by near-ties, which larger
 batches round the other way, unless --in-flight leaves out 1.
@@ -14,11 +17,15 @@ Prints a table and, as its last line, one JSON document.
 
 import argparse
 import json
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -29,13 +36,14 @@ from metaaligner_lite.batch import Job, align_rows
 from metaaligner_lite.journal import Journal
 from metaaligner_lite.llama.machine import hardware_threads
 from metaaligner_lite.pair import Pair
-from metaaligner_lite.pieces import text_of
+from metaaligner_lite.pieces import Prompt, encode, text_of
 from metaaligner_lite.prompts import CONVERSATION, edit_prompt
 from metaaligner_lite.records import Record
 from metaaligner_lite.rows import Reading, Row, read_rows
 from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 ALONE, LLAMAS = "1 in flight", "two Llamas"
+SERVER, SLOTS = "llama-server", 4
 
 
 def main() -> None:
@@ -51,23 +59,33 @@ def main() -> None:
         contest = {f"{n} in flight": ours(aligner, reading, n) for n in options.in_flight}
         if options.llamas:
             contest[LLAMAS] = theirs(aligner, options)
+        if options.llama_server:
+            options.server = Server(options)
+            contest[SERVER] = options.server.contestant(aligner)
         work = iter(rows)
         while block := list(islice(work, options.block)):
             turn = len(blocks) % len(contest)
             found: dict[str, Result] = {}
             for name in [*list(contest)[turn:], *list(contest)[:turn]]:
-                clocks = time.perf_counter(), time.process_time()
+                clocks = time.perf_counter(), processor(options)
                 written, texts_here = contest[name](block)
                 texts.setdefault(name, {}).update(texts_here)
                 found[name] = {
                     "seconds": time.perf_counter() - clocks[0],
-                    "cpu": time.process_time() - clocks[1],
+                    "cpu": processor(options) - clocks[1],
                     "written": written,
                     "rows": len(block),
                 }
                 print(f"block {len(blocks) + 1}, {name}: {found[name]}", file=sys.stderr)
             blocks.append(found)
+    if options.server:
+        options.server.stop()
     report(options, blocks, texts)
+
+
+def processor(options: argparse.Namespace) -> float:
+    """Seconds of the processor, the server's among them."""
+    return time.process_time() + (options.server.processor() if options.server else 0.0)
 
 
 Contestant = Callable[[list[Row]], tuple[int, dict[bytes, str]]]
@@ -97,23 +115,98 @@ def theirs(aligner: GgufAligner, options: argparse.Namespace) -> Contestant:
 
     threads = options.threads or hardware_threads()
     path = str(options.model)
-    _, second = (Llama(path, n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False) for _ in "12")
+    _, second = (
+        Llama(path, n_ctx=4096, n_threads=threads, n_threads_batch=threads, lora_path=lora, verbose=False)
+        for lora in (None, str(options.adapter) if options.adapter else None)
+    )
 
     def run(block: list[Row]) -> tuple[int, dict[bytes, str]]:
         texts: dict[bytes, str] = {}
         written = 0
         for row in block:
-            case = row.case
-            assert case
-            assert case.answer
-            prompt = edit_prompt(aligner.layout, case.query, case.answer, case.objectives, aligner.template)
-            limit = 2 * len(aligner.engine.model.encode_text(case.answer)) + 256
+            prompt = prompt_of(aligner, row)
+            limit = most_of(aligner, row)
             found = second.create_completion(text_of(prompt), max_tokens=limit, temperature=0.0, repeat_penalty=1.0)
             texts[row.key] = found["choices"][0]["text"].strip()
             written += found["usage"]["completion_tokens"]
         return written, texts
 
     return run
+
+
+class Server:
+    """llama-server on the same model and adapter, asked for an edit by its token ids."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import psutil
+
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        threads = str(options.threads or hardware_threads())
+        command = [
+            options.llama_server,
+            "-m",
+            options.model,
+            "-np",
+            SLOTS,
+            "-c",
+            4096 * SLOTS,
+            "-t",
+            threads,
+            "-tb",
+            threads,
+        ]
+        command += ["--port", self.address.rpartition(":")[2], "--host", "127.0.0.1"]
+        command += ["--lora", options.adapter] if options.adapter else []
+        quiet = subprocess.DEVNULL
+        self.process = psutil.Popen([*map(str, command)], stdout=quiet, stderr=quiet)
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.25)
+        raise SystemExit(f"{options.llama_server} does not answer")
+
+    def processor(self) -> float:
+        return float(sum(self.process.cpu_times()[:2]))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def contestant(self, aligner: GgufAligner) -> Contestant:
+        def edit(row: Row) -> tuple[bytes, str, int]:
+            prompt = encode(prompt_of(aligner, row), aligner.engine.model)
+            body = {"prompt": prompt, "n_predict": most_of(aligner, row), "temperature": 0.0, "cache_prompt": True}
+            request = urllib.request.Request(
+                f"{self.address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request) as answer:
+                found = json.load(answer)
+            return row.key, found["content"].strip(), found["tokens_predicted"]
+
+        def run(block: list[Row]) -> tuple[int, dict[bytes, str]]:
+            with ThreadPoolExecutor(SLOTS) as clients:
+                found = list(clients.map(edit, block))
+            return sum(written for *_, written in found), {key: text for key, text, _ in found}
+
+        return run
+
+
+def prompt_of(aligner: GgufAligner, row: Row) -> Prompt:
+    """What asks for a row's edit."""
+    case = row.case
+    assert case
+    assert case.answer
+    return edit_prompt(aligner.layout, case.query, case.answer, case.objectives, aligner.template, known=aligner.known)
+
+
+def most_of(aligner: GgufAligner, row: Row) -> int:
+    """How many tokens the others may write."""
+    assert row.case
+    return 2 * len(aligner.engine.model.encode_text(row.case.answer or "")) + 256
 
 
 def fits(row: Row, options: argparse.Namespace) -> bool:
@@ -158,9 +251,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2, 4, 8])
     parser.add_argument("--draft", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--llamas", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's server as one more contestant")
     parser.add_argument("--threads", type=int, default=0, help="for all alike; 0: as many as the runtime chooses")
     options = parser.parse_args()
-    options.foreign = Bystanders()
+    options.foreign, options.server = Bystanders(), None
     return options
 
 
