@@ -7,10 +7,10 @@ Rows with an answer are edited toward --objectives by `mal batch`'s own loop, jo
 second of two llama_cpp.Llama objects, which has the adapter, reads each prompt and writes the edit, one after the
 other; "llama-server" is llama.cpp's own with four slots, the adapter and four clients, built from the sources that
 llama-cpp-python's source distribution holds. A `Llama` adapts what stands before the request, too, and so writes other
-texts. The rows come in blocks of --block; each contestant does each block, in an order that changes from block to block, so that what else
-the machine does hits all alike. Ratios are taken within a block before their median is. "cpu" are seconds of the
-processor. `same` counts the rows whose text is that of one at a time; the others differ by near-ties, which larger
-batches round the other way, unless --in-flight leaves out 1.
+texts. The rows come in blocks of --block; each contestant does each block, in an order that changes from block to
+block, so that what else the machine does hits all alike. Ratios are taken within a block before their median is. "cpu"
+are seconds of the processor. `same` counts the rows whose text is that of one at a time; the others differ by near-
+ties, which larger batches round the other way, unless --in-flight leaves out 1.
 
 Prints a table and, as its last line, one JSON document.
 """
