@@ -22,7 +22,7 @@ from mal_train.corpus.judge import holds, said
 from mal_train.encode import Encoder, load_tokens
 from mal_train.recipe import Data
 from mal_train.sampling import Prompt, Sampler, Written
-from metaaligner_lite.errors import DataError, MalError
+from metaaligner_lite.errors import DataError
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.prompts import Message, invocation
 from metaaligner_lite.records import Account
@@ -175,6 +175,8 @@ def test_bad_asks_are_counted_or_named(tmp_path):
     account = Account("asks")
     assert [one.names for one in best_of.read_asks(path, account)] == [("brevity",)]
     assert "ends with the user's turn" in account.lines()[1]
+    path.write_text(json.dumps(whole | {"objectives": ["honesty", "brevity"]}) + "\n")
+    assert not list(best_of.read_asks(path, account)) and "whether there is honesty" in account.lines()[2]
     path.write_text(json.dumps({"query": "q", "objectives": ["brevity"]}) + "\n")
     with pytest.raises(DataError, match=r"line 1: expected an answer and the objectives"):
         list(best_of.read_asks(path, account))
@@ -198,4 +200,4 @@ def test_other_adapters_are_refused(tmp_path, manifest, words, capsys, monkeypat
     monkeypatch.setattr("sys.argv", options)
     with pytest.raises(SystemExit, match=words):
         best_of.main()
-    assert not Path(tmp_path / "o").exists() and MalError
+    assert not Path(tmp_path / "o").exists()

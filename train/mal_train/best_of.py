@@ -27,17 +27,17 @@ from metaaligner_lite.errors import DataError, FileProblem, MalError, UsageError
 from metaaligner_lite.evaluation import intact
 from metaaligner_lite.evaluation.meaning import Meaning
 from metaaligner_lite.files import write_whole
+from metaaligner_lite.gguf_file import base_fingerprint, read_header
 from metaaligner_lite.objectives import Objective
 from metaaligner_lite.prompts import Message
 from metaaligner_lite.records import Account
 from metaaligner_lite.rows import Reading, read_rows
 
-from . import gguf_base
+from . import gguf_base, lora
 from .corpus import judge
 from .corpus.edit import Edit
 from .corpus.sources import Base, dump
 from .encode import Encoder, Tokens, encode_edit, load_tokens
-from .lora import quiet
 from .recipe import Data
 from .reformulate import Edit as Asked
 from .sampling import Prompt, Sampler, Written
@@ -60,6 +60,11 @@ class Ask:
     def names(self) -> tuple[str, ...]:
         """What is asked for, in short."""
         return tuple(objective.name for objective in self.objectives)
+
+    @property
+    def base(self) -> Base:
+        """The answer as the corpus's rules take it."""
+        return Base("", self.query, self.answer, "", tuple((turn.role, turn.content) for turn in self.history))
 
     def row(self, edit: str) -> dict[str, Any]:
         """The row that trains an edit of it."""
@@ -88,8 +93,7 @@ def verdict(ask: Ask, text: str) -> Verdict:
         return Verdict("no end")
     if intact.stays(ask.answer, text):
         return Verdict("the answer again")
-    base = Base("", ask.query, ask.answer, "", tuple((turn.role, turn.content) for turn in ask.history))
-    edit = Edit("", base, ask.answer, text, ask.names)
+    edit = Edit("", ask.base, ask.answer, text, ask.names)
     if reason := judge.flaw(edit):
         return Verdict(reason)
     if len(text.split()) > _LONGER * len(ask.answer.split()):
@@ -115,7 +119,11 @@ def read_asks(path: Path, account: Account, most: int = 0) -> Iterator[Ask]:
         case = row.case
         if not (case and case.answer and case.objectives):
             raise DataError(f"{path}, {row.place}: expected an answer and the objectives to edit it toward")
-        yield Ask(row.key.hex()[:12], case.query, case.answer, case.objectives, case.history)
+        ask = Ask(row.key.hex()[:12], case.query, case.answer, case.objectives, case.history)
+        if unruled := sorted({*ask.names}.difference(judge.ruled(ask.names, judge.said(ask.base)))):
+            account.refuse(f"no rule can tell, for this query, whether there is {', '.join(unruled)}", row.place)
+            continue
+        yield ask
 
 
 def prompt_of(ask: Ask, encoder: Encoder) -> Prompt | None:
@@ -185,17 +193,25 @@ def main() -> None:
 def write(options: argparse.Namespace) -> Iterator[str]:
     """All of it; yields the account in lines."""
     began = time.monotonic()
+    if options.samples < 1 or options.temperature < 0 or options.most < 0:
+        raise UsageError("expected --samples of 1 or more, and neither --temperature nor --most below 0")
     made = manifest.read(options.adapter)
     if made is None:
         raise FileProblem(f"{options.adapter} has no {manifest.FILE_NAME}; expected a folder that mal train-lora left")
     if made.kind != "activated":
         raise UsageError(f"{options.adapter} is of the kind {made.kind!r}; edits are sampled with activated adapters")
+    lora.check_start(
+        options.adapter, base_fingerprint(read_header(options.base)) if gguf_base.is_gguf(options.base) else ""
+    )
     account = Account("asks")
     asks = list(read_asks(options.asks, account, options.most))
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, lora.quiet():
         base = (
             gguf_base.unpack(options.base, Path(folder) / "base") if gguf_base.is_gguf(options.base) else options.base
         )
+        meaning = Meaning(options.minilm, Path(folder) / "meaning.npz")
+        meaning.embed({ask.answer for ask in asks})  # without MiniLM it ends here, not after the sampling
         tokens = load_tokens(base)
         encoder = Encoder(tokens, made.layout, Data(**made.recipe["data"]), known=made.objectives)
         sampler = Sampler(base, options.adapter)
@@ -209,10 +225,9 @@ def write(options: argparse.Namespace) -> Iterator[str]:
         )
         spent = time.monotonic() - began
         told: Counter[str] = Counter()
-        meaning = Meaning(options.minilm, Path(folder) / "meaning.npz")
         found = best([ask for ask, _ in prompts], sampled, tokens, meaning, told)
         lines = [dump(ask.row(text)) + "\n" for ask, text in found]
-    yield from account.lines()[1:]
+    yield from account.reasons()
     write_whole(options.out, "".join(lines))
     yield from (f"{number:6,} {what}" for what, number in sorted(told.items()))
     yield (

@@ -54,6 +54,8 @@ def open_base(base: Path, recipe: Recipe) -> Any:
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": torch.cuda.current_device()}}
     try:
         model = AutoModelForCausalLM.from_pretrained(base, **options)
+        if cuda() and not recipe.lora.quantize:
+            model.to(torch.cuda.current_device())  # before llama_pass.py takes hold of the weights
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileProblem(
@@ -64,8 +66,6 @@ def open_base(base: Path, recipe: Recipe) -> Any:
             raise
         advice = " or lora.quantize = 'nf4'" if cuda() and not recipe.lora.quantize else ""
         raise ModelError(f"memory ran out while opening the base model {base}; take a smaller one{advice}") from error
-    if cuda() and not recipe.lora.quantize:
-        model.to(torch.cuda.current_device())  # before llama_pass.py takes hold of the weights
     model.config.use_cache = False
     if precision == "bfloat16" and not cuda():
         attend_in_float32()

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaaligner_lite.errors import FileProblem
+from metaaligner_lite.errors import FileProblem, ModelError
+
+from .packed import obstacle
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +49,16 @@ class Sampler:
         import torch
         from transformers import AutoModelForCausalLM
 
+        if (base / "config.json").is_file() and (reason := obstacle(base, Recipe())):
+            raise ModelError(f"{base} cannot write many texts at once: {reason}")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         try:
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FileProblem(f"cannot open the base model {base}: {str(error).splitlines()[0]}") from error
-        self.base = model.to(self.device, dtype).eval()
-        self.writer = self.base if adapter is None else _added(model, adapter).to(self.device, dtype).eval()
+        added = model if adapter is None else _added(model, adapter)  # before the base is rounded
+        self.base, self.writer = (one.to(self.device, dtype).eval() for one in (model, added))
 
     def write(
         self,
@@ -67,9 +72,11 @@ class Sampler:
     ) -> list[list[Written]]:
         """`copies` texts for each prompt, each up to one of the tokens `ends`; greedy at temperature 0.
 
-        Prompts of like length go together; `tokens` bounds what a batch holds in its cache.
+        Prompts of like length go together; `tokens` bounds what a batch holds in its cache, as memory does.
         """
         import torch
+
+        tokens = min(tokens, self._room())
 
         chance = torch.Generator(self.device).manual_seed(seed)
         found: list[list[Written]] = [[] for _ in prompts]
@@ -82,6 +89,15 @@ class Sampler:
             for place, i in enumerate(some):
                 found[i] = texts[place * copies : (place + 1) * copies]
         return found
+
+    def _room(self) -> int:
+        """How many tokens' keys and values a quarter of a GPU's memory holds, or 4 GB of a computer's."""
+        import torch
+
+        memory = torch.cuda.get_device_properties(self.device).total_memory // 4 if self.device.type == "cuda" else 4e9
+        layers = self.base.model.layers
+        one = layers[0].self_attn.k_proj.weight
+        return int(memory // (2 * len(layers) * one.shape[0] * one.element_size()))
 
     def _batch(
         self,
@@ -123,7 +139,8 @@ class Sampler:
         longest = max(map(len, rows))
         ids = [[0] * (longest - len(row)) + list(row) for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+        whole: Any = {"dtype": torch.long, "device": self.device}  # numbers, even where there are none
+        return torch.tensor(ids, **whole), torch.tensor(mask, **whole)
 
 
 class _Step:
@@ -166,31 +183,35 @@ class _Step:
         end = self.at + 1
         for w, keys, values in zip(self.layers, self.keys, self.values, strict=True):
             rows, heads, width = len(x), keys.shape[1], keys.shape[3]
-            joined = functional.linear(_normal(w.before, x), w.qkv, w.bias).view(rows, -1, width)
+            joined = functional.linear(_normal(w.before, x), *w.qkv).view(rows, -1, width)
             q, k, v = torch.split(joined, [joined.shape[1] - 2 * heads, heads, heads], 1)
             q, k = (_turned(_normal(norm, part), cos, sin) for norm, part in ((w.q_norm, q), (w.k_norm, k)))
             keys[:, :, self.at], values[:, :, self.at] = k, v
             scores = (q.view(rows, heads, -1, width) * width**-0.5) @ keys[:, :, :end].transpose(2, 3)
             shares = (scores + self.blind[..., :end]).float().softmax(-1).to(x.dtype)
-            x = x + functional.linear((shares @ values[:, :, :end]).reshape(rows, -1), w.out)
-            gate, up = functional.linear(_normal(w.between, x), w.gate_up).chunk(2, -1)
-            x = x + functional.linear(functional.silu(gate) * up, w.down)
+            x = x + w.out((shares @ values[:, :, :end]).reshape(rows, -1))
+            gate, up = functional.linear(_normal(w.between, x), *w.gate_up).chunk(2, -1)
+            x = x + w.down(functional.silu(gate) * up)
         self.at = end
         return functional.linear(_normal(self.model.norm, x), self.head)
 
 
 class _Weights:
     def __init__(self, layer: Any) -> None:
-        import torch
-
         attention, mlp = layer.self_attn, layer.mlp
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = torch.cat([part.weight for part in parts])
-        self.bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-        self.out, self.down = attention.o_proj.weight, mlp.down_proj.weight
-        self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        self.qkv, self.gate_up = _joined(parts), _joined((mlp.gate_proj, mlp.up_proj))
+        self.out, self.down = attention.o_proj, mlp.down_proj
         self.before, self.between = layer.input_layernorm, layer.post_attention_layernorm
         self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+
+
+def _joined(parts: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+    """Weights and biases of modules with one input."""
+    import torch
+
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    return torch.cat([part.weight for part in parts]), bias
 
 
 def _normal(norm: Any, x: Tensor) -> Tensor:

@@ -58,9 +58,9 @@ def asks(found: Iterable[Base], seed: int, each: int = 2) -> Iterator[Edit]:
             if not lead:
                 continue
             request = [_one(lead, rng)]
-            others = [name for name in names if name not in request and (there[name] or not stay)]
+            others = [name for name in names if there[name] or not stay]
             for _ in range(rng.choices(*_SIZES)[0] - 1):
-                if others := [name for name in others if name not in request and (there[name] or not stay)]:
+                if others := [name for name in others if name not in request]:
                     request.append(_one(others, rng))
             asked = tuple(name for name in _WEIGHTS if name in request)
             yield Edit(f"{base.id}/ask/{number}", base, weak, weak if stay else "", asked)

@@ -84,7 +84,7 @@ def answers_at_once(model: Path, asked: list[Asked]) -> Iterator[dict[str, objec
     from mal_train.encode import load_tokens
     from mal_train.sampling import Prompt, Sampler
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = gguf_base.unpack(model, Path(folder) / "base")
         tokens, sampler = load_tokens(base), Sampler(base)
         template = tokens.template or PLAIN_DIALOGUE
