@@ -216,6 +216,8 @@ def write(options: argparse.Namespace) -> Iterator[str]:
         encoder = Encoder(tokens, made.layout, Data(**made.recipe["data"]), known=made.objectives)
         sampler = Sampler(base, options.adapter)
         prompts = [(ask, prompt) for ask in asks if (prompt := prompt_of(ask, encoder))]
+        if not prompts:
+            raise DataError(f"{options.asks}: no ask is left to sample. {'; '.join(account.reasons())}")
         sampled = sampler.write(
             [prompt for _, prompt in prompts],
             tuple(tokens.specials.values()),

@@ -1,8 +1,8 @@
 """Many texts at once, written with torch: what a GPU does in minutes and the runtime, one answer at a time, in hours.
 
 The weights of an activated adapter are added to a second copy of the base: the beginning is read by the base, its keys
-and values are given to the copy, which reads the request and writes. That is what the runtime computes
-(tests/test_best_of.py compares greedy texts), without PEFT's way through every layer.
+and values are given to the copy, which reads the request and writes. That is what PEFT and the runtime compute
+(tests/test_best_of.py compares greedy texts with PEFT's), without PEFT's way through every layer.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ class Sampler:
         import torch
 
         tokens = min(tokens, self._room())
-
         chance = torch.Generator(self.device).manual_seed(seed)
         found: list[list[Written]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: _size(prompts[i]))
@@ -146,7 +145,7 @@ class Sampler:
 class _Step:
     """The writer's next token for a batch, over keys and values whose place is made beforehand.
 
-    By hand, since a step of the library's costs ten times what the GPU needs for it. Llama, Mistral, Qwen 2 and 3.
+    By hand, since in a step of the library's a GPU mostly waits for the next call. Llama, Mistral, Qwen 2 and 3.
     """
 
     def __init__(self, model: Any, cache: Any, mask: Tensor, place: Tensor, copies: int, longest: int) -> None:
@@ -280,10 +279,8 @@ def _added(model: Any, adapter: Path) -> Any:
     from peft import PeftConfig, PeftModel
 
     config = PeftConfig.from_pretrained(adapter)
-    config.alora_invocation_tokens = (
-        None  # PEFT merges none that begin to act at a token; here all they see is behind it
-    )
-    merged = PeftModel.from_pretrained(copy.deepcopy(model).float(), adapter, config=config).merge_and_unload()
+    config.alora_invocation_tokens = None  # with any PEFT does not merge; all that this copy reads is behind them
+    merged = PeftModel.from_pretrained(copy.deepcopy(model), adapter, config=config).merge_and_unload()
     if any(not math.isfinite(float(p.float().sum())) for p in merged.parameters()):
         raise FileProblem(f"{adapter} holds numbers that are none")
     return merged
