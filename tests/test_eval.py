@@ -509,6 +509,15 @@ def test_votes_without_a_verdict_stay_out(votes, tmp_path):
     assert pandalm.counts.unparsed >= 4
 
 
+def test_a_text_that_was_written_as_a_bare_value(tmp_path):
+    one = {"input": "Is 3 > 2?", "output_1": True, "output_2": 4, "label": 1}
+    write(tmp_path / "llmbar.jsonl", [one])
+    assert [(vote.first, vote.second) for vote in read_votes([tmp_path / "llmbar.jsonl"])] == [("True", "4")]
+    write(tmp_path / "llmbar.jsonl", [one | {"output_2": None}])
+    with pytest.raises(UsageError, match="holds no votes .*output_2.*NoneType"):
+        read_votes([tmp_path / "llmbar.jsonl"])
+
+
 def test_what_are_no_votes(tmp_path):
     rows(tmp_path / "x.jsonl")
     with pytest.raises(UsageError, match="holds no votes of people"):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from gguf import GGMLQuantizationType
 
 from metaaligner_lite.align import align
 from metaaligner_lite.aligners import GgufAligner
@@ -48,7 +49,8 @@ class Machine:
                 machine.now += cost(size, self.flash, self.in_use[size > 1], machine.repack)
                 return super()._decode(parts, every=every)
 
-        def opened(path, *, gpu_layers, repack):
+        def opened(path, *, gpu_layers, repack, unpack):
+            assert not unpack
             machine.now, machine.repack = machine.now + opening, repack
             return open_model(path, gpu_layers=gpu_layers, repack=False)
 
@@ -152,6 +154,27 @@ def test_a_measurement_serves_models_of_the_same_shape(tiny_path, tmp_path):
     assert tune.remembered(header, gpu_layers=3) is None
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_copy_as_f16_is_tried_where_there_can_be_one(tmp_path, monkeypatch, faster):
+    path = tiny.write_model(tmp_path / "q4_1.gguf", quantization=GGMLQuantizationType.Q4_1)
+    real, now = open_model, [0.0]
+
+    def opened(path, **how):
+        now.append(0.5 if how["unpack"] is faster else 1.0)
+        return real(path, **how)
+
+    monkeypatch.setattr(tune, "open_model", opened)
+    monkeypatch.setattr(tune, "_read", lambda context, count: context.roll_back(0) or now[-1])
+    monkeypatch.setattr(tune, "_cost", lambda context, size: now[-1] * BATCHES(size))
+    found = tune.measure(path)
+    assert found.trials[0].setting.unpack
+    assert {trial.setting.unpack for trial in found.trials} == {True, False}
+    assert found.tuning.unpack is faster
+    tune.remember(read_header(path), found.tuning)
+    with open_engine(path) as engine:
+        assert engine.model.unpacked is faster
+
+
 @pytest.mark.parametrize("what", ["library_build", "this_machine"])
 def test_another_machine_or_build_is_measured_anew(tiny_path, monkeypatch, what):
     tune.remember(read_header(tiny_path), TUNING)
@@ -221,7 +244,7 @@ def test_engines_use_it_flags_go_first_and_costs_are_of_what_runs(
         return made[-1][0]
 
     monkeypatch.setattr("metaaligner_lite.llama.engine.Context", context)
-    tune.remember(read_header(path), tune.Tuning(flash, 1, 2, False, COSTS))
+    tune.remember(read_header(path), tune.Tuning(flash, 1, 2, False, costs=COSTS))
     with open_engine(path, **options) as engine:
         aligner = GgufAligner(engine, layout="conversation", max_tokens=4)
         assert align("Hi", "empathy", policy=GivenAnswer("x"), aligner=aligner).aligned
@@ -280,7 +303,8 @@ def test_the_command_names_what_it_had_no_time_for(tiny_path, capsys, monkeypatc
         main()
     out = capsys.readouterr().out
     assert (
-        "not tried, time was up: flash attention off, repacking on, 8 threads for single tokens, 8 for batches" in out
+        "not tried, time was up: flash attention off, repacking on, as F16 off, 8 threads for single tokens, 8 for batches"
+        in out
     )
     assert "batches of 4, 32 tokens; their costs follow the built-in curve" in out
 

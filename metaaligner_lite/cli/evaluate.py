@@ -189,6 +189,7 @@ def evaluate(
     ctx_size: opt.CtxSize = 0,
     threads: opt.Threads = 0,
     gpu_layers: opt.GpuLayers = -1,
+    unpack: opt.Unpack = None,
     timeout: opt.Timeout = 600.0,
     objectives_file: opt.ObjectivesFile = None,
 ) -> None:
@@ -255,7 +256,7 @@ def evaluate(
     table = Table(columns, tuple(resolve(objectives, catalogue)) if objectives else (), catalogue)
     rows = read_items(sources, table, limit=limit, seed=seed) if sources else None
     votes = read_votes(meta, limit=limit, seed=seed) if meta else []
-    engine = {"ctx_size": ctx_size, "threads": threads, "gpu_layers": gpu_layers}
+    engine = {"ctx_size": ctx_size, "threads": threads, "gpu_layers": gpu_layers, "unpack": unpack}
     choice = Choice(aligner=aligner, adapter=adapter, answer="", layout=layout, engine=engine, timeout=timeout)
     wish = Wish(choice, _named(more), prompt_only, baselines)
     prompting = (judge_model, judge_key_env, judge_prompt, judge_tokens)

@@ -48,7 +48,8 @@ def info(
         rows["tuned"] = (
             f"yes: flash attention {'on' if tuning.flash else 'off'}, "
             f"{tuning.threads} threads for single tokens, {tuning.batch_threads} for batches, "
-            f"repacking {'on' if tuning.repack else 'off'}, {1000 * tuning.costs[0][1]:.1f} ms per token"
+            f"repacking {'on' if tuning.repack else 'off'}, as F16 {'on' if tuning.unpack else 'off'}, "
+            f"{1000 * tuning.costs[0][1]:.1f} ms per token"
         )
     elif facts["kind"] != "adapter" and facts["tensors"]:
         rows["tuned"] = f"no; mal tune {file} measures what suits it here"

@@ -87,6 +87,16 @@ Threads = Annotated[
 GpuLayers = Annotated[
     int, typer.Option("--gpu-layers", min=-1, envvar="MAL_GPU_LAYERS", help="Layers on a GPU, if any; -1 is all.")
 ]
+Unpack = Annotated[
+    bool | None,
+    typer.Option(
+        "--unpack/--no-unpack",
+        envvar="MAL_UNPACK",
+        help="Run a copy of the weights as F16, kept in the cache folder: many processors read it faster (default: "
+        "small models of slow types, or what `mal tune` found).",
+        show_default=False,
+    ),
+]
 Kv = Annotated[
     str,
     typer.Option(

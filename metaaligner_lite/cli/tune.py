@@ -16,7 +16,7 @@ def tune(
     ] = -1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure flash attention, threads, repacking and batch costs for MODEL (under a minute) and remember the best.
+    """Measure flash attention, threads, repacking, F16 and batch costs for MODEL (under a minute); remember the best.
 
     Run it while the machine has nothing else to do. Flags such as --threads still go first.
     """
@@ -31,7 +31,7 @@ def tune(
 
     def described(setting: Setting) -> str:
         return (
-            f"flash attention {_on(setting.flash)}, repacking {_on(setting.repack)}, "
+            f"flash attention {_on(setting.flash)}, repacking {_on(setting.repack)}, as F16 {_on(setting.unpack)}, "
             f"{setting.threads} threads for single tokens, {setting.batch_threads} for batches"
         )
 
@@ -51,10 +51,11 @@ def tune(
             }
         )
         return
-    print(f"{'flash attention':17}{'repacking':>9}{'threads':>9}{'for batches':>13}{'short edit':>12}")
+    print(f"{'flash attention':17}{'repacking':>9}{'F16':>5}{'threads':>9}{'for batches':>13}{'short edit':>12}")
     for trial in sorted(found.trials, key=lambda trial: trial.seconds):
         setting = trial.setting
-        row = f"{_on(setting.flash):17}{_on(setting.repack):>9}{setting.threads:>9}{setting.batch_threads:>13}"
+        row = f"{_on(setting.flash):17}{_on(setting.repack):>9}{_on(setting.unpack):>5}"
+        row += f"{setting.threads:>9}{setting.batch_threads:>13}"
         notes = ["without tuning"] * (trial is found.trials[0]) + ["kept"] * (trial is found.best)
         print(f"{row}{trial.seconds:>10.3f} s" + (f"  <- {', '.join(notes)}" if notes else ""))
     print(f"\n{'tokens in a batch':20}" + "".join(f"{size:>8}" for size, _ in found.tuning.costs))

@@ -144,15 +144,16 @@ def _pair(number: int, vote: Vote) -> Pair:
 
 def _vote(name: str, record: Record) -> Vote:
     if "annotator1" in record:
-        query = record["instruction"] + (f"\n{record['input']}" if record.get("input") else "")
+        query = _text(record, "instruction") + (f"\n{_text(record, 'input')}" if record.get("input") else "")
         votes = [int(record[f"annotator{i}"]) for i in (1, 2, 3)]
         most = max((0, 1, 2), key=lambda label: (votes.count(label), label == 0))
         voted = ("tie", "first", "second")[most if votes.count(most) > 1 else 0]
-        return Vote(name, name, query, record["response1"], record["response2"], voted, QUALITY)
+        return Vote(name, name, query, _text(record, "response1"), _text(record, "response2"), voted, QUALITY)
     if "output_1" in record:
         voted = {"1": "first", "2": "second"}[str(record["label"])]
         objective = builtin_catalogue()["instruction following"] if name == "llmbar" else QUALITY
-        return Vote(name, _part(record), record["input"], record["output_1"], record["output_2"], voted, objective)
+        query, first, second = (_text(record, key) for key in ("input", "output_1", "output_2"))
+        return Vote(name, _part(record), query, first, second, voted, objective)
     chosen, rejected = (_PART.search(record[f"{which}_instruction"]) for which in ("chosen", "rejected"))
     if not chosen or not rejected:
         raise KeyError("response to evaluate")
@@ -162,6 +163,14 @@ def _vote(name: str, record: Record) -> Vote:
     if hashlib.blake2b(f"{one}\0{other}".encode(), digest_size=1).digest()[0] % 2:  # else the first is always better
         return Vote(name, part, chosen["query"], other, one, "second", objective)
     return Vote(name, part, chosen["query"], one, other, "first", objective)
+
+
+def _text(record: Record, key: str) -> str:
+    """A text of a record; what was written as a bare value (LLMBar answers with `true`) is the text that it prints."""
+    value = record[key]
+    if not isinstance(value, str | bool | int | float):
+        raise TypeError(f"text in {key!r}: {type(value).__name__}")
+    return str(value)
 
 
 def _part(record: Record) -> str:

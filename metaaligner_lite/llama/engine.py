@@ -20,6 +20,7 @@ from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 from .store import DEFAULT_LIMIT, Store, fingerprint
 from .sure import SureCopy
 from .tune import Tuning, remembered
+from .unpacked import suits
 
 if TYPE_CHECKING:
     from .turns import Turns
@@ -343,18 +344,24 @@ def open_engine(
     cache: Path | None = None,
     cache_bytes: int = DEFAULT_LIMIT,
     force: bool = False,
+    unpack: bool | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Open a GGUF model for generation, with an activated adapter if one is named; `kv` is the KV cache's type.
 
-    An adapter of another base is refused unless `force`.
+    An adapter of another base is refused unless `force`. `unpack` runs a copy of the weights as F16 (unpacked.py); None
+    does so where it was measured to be faster, or else is known to be.
 
     In the folder `cache` prefixes are kept between processes, up to `cache_bytes` in all (store.py); `say` gets a
     line about what there could not be used. What `mal tune` measured is used where nothing else is asked. Raises
     FileProblem or ModelError (see open_model, open_adapter).
     """
-    tuning = remembered(read_header(Path(path)), gpu_layers)
-    model = open_model(path, gpu_layers=gpu_layers, repack=False if tuning and not tuning.repack else None)
+    header = read_header(Path(path))
+    tuning = remembered(header, gpu_layers)
+    if unpack is None:
+        unpack = tuning.unpack if tuning else suits(header, gpu_layers)
+    repack = False if tuning and not tuning.repack else None
+    model = open_model(path, gpu_layers=gpu_layers, repack=repack, unpack=unpack, say=say)
     try:
         opened = open_adapter(model, adapter, force=force) if adapter else None
         store = None
@@ -363,7 +370,7 @@ def open_engine(
             scale = ADAPTER_SCALE if opened else None
             store = Store(
                 cache,
-                fingerprint(files, kv, f"{model.on_gpu} {tuning and tuning.flash} {scale}"),
+                fingerprint(files, kv, f"{model.on_gpu} {tuning and tuning.flash} {scale} {model.unpacked}"),
                 limit=cache_bytes,
                 say=say,
             )

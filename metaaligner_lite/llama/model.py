@@ -6,7 +6,7 @@ import codecs
 import ctypes
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +21,7 @@ from ..manifest import Manifest
 from ..templates import ChatTemplate
 from ..thoughts import marks_among
 from .library import forget_errors, last_error, library, release_freed_memory
+from .unpacked import unpacked
 
 ALL_LAYERS = -1
 
@@ -28,11 +29,12 @@ ALL_LAYERS = -1
 class Model:
     """Weights and vocabulary of one GGUF file; a `Vocabulary` for pieces.encode. Close it, or use `with`."""
 
-    def __init__(self, handle: Any, header: GgufHeader, gpu_layers: int) -> None:
+    def __init__(self, handle: Any, header: GgufHeader, gpu_layers: int, unpacked: bool = False) -> None:
         self._lib = library()
         self.handle = handle
         self.header = header
         self.gpu_layers = gpu_layers
+        self.unpacked = unpacked  # whether it runs from its copy as F16
         self._vocab = self._lib.llama_model_get_vocab(handle)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = self._lib.llama_model_n_ctx_train(handle)
@@ -182,12 +184,20 @@ class Model:
         return str(self._lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", errors="replace"))
 
 
-def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool | None = None) -> Model:
+def open_model(
+    path: str | Path,
+    *,
+    gpu_layers: int = ALL_LAYERS,
+    repack: bool | None = None,
+    unpack: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Model:
     """Load a GGUF model. `gpu_layers` go to a GPU where the library has one (-1: all).
 
     `repack` lets llama.cpp rearrange weights for this processor; None asks the safe-start probe, since on some
-    machines that crashes (probe.py). Raises FileProblem for a file that is not a usable model, ModelError if
-    llama.cpp refuses it.
+    machines that crashes (probe.py). `unpack` runs a copy of it as F16, which is made if there is none (unpacked.py);
+    `say` gets a line about that. Raises FileProblem for a file that is not a usable model, ModelError if llama.cpp
+    refuses it.
     """
     path = Path(path)
     header = read_header(path)
@@ -198,13 +208,14 @@ def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool |
         from .probe import repack_is_safe
 
         repack = repack_is_safe()
+    weights = unpacked(header, say) if unpack else path
     params = lib.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     params.use_extra_bufts = repack
-    if repack and (gpu_layers == 0 or not lib.llama_supports_gpu_offload()):
+    if repack and weights == path and (gpu_layers == 0 or not lib.llama_supports_gpu_offload()):
         params.load_mode = lib.LLAMA_LOAD_MODE_NONE  # a mapped file would stay in memory beside its rearranged copy
     forget_errors()
-    handle = lib.llama_model_load_from_file(str(path).encode(), params)
+    handle = lib.llama_model_load_from_file(str(weights).encode(), params)
     if not handle:
         raise ModelError(
             f"llama.cpp cannot open {path}: {last_error('no reason given')}; "
@@ -213,7 +224,7 @@ def open_model(path: str | Path, *, gpu_layers: int = ALL_LAYERS, repack: bool |
     if lib.llama_model_has_encoder(handle) or not lib.llama_model_has_decoder(handle):
         lib.llama_model_free(handle)
         raise FileProblem(f"{path} ({header.text('general.architecture')}) does not write text; expected a chat model")
-    return Model(handle, header, gpu_layers)
+    return Model(handle, header, gpu_layers, weights != path)
 
 
 @dataclass(frozen=True)

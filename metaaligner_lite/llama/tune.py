@@ -1,4 +1,4 @@
-"""What suits this machine: flash attention, repacking, threads and batch costs, measured once per model shape.
+"""What suits this machine: flash attention, repacking, F16, threads and batch costs, measured once per model shape.
 
 The measured work is that of editing: single tokens, short batches of drafts, a request to read. `measure` begins with
 what runs without tuning, changes one thing after the other, each with the best of what came before, and says what it
@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import files
 from ..errors import FileProblem
-from ..gguf_file import GgufHeader
+from ..gguf_file import GgufHeader, read_header
 from ..paths import cache_dir
 from .context import Context
 from .draft import BatchCosts
@@ -27,6 +27,7 @@ from .library import library_build
 from .machine import default_threads, hardware_threads, this_machine, usual_threads
 from .model import Model, open_model
 from .probe import repack_is_safe
+from .unpacked import can_be_unpacked, suits
 
 SIZES = (1, 2, 4, 8, 16, 32)
 _ORDER = (1, 8, 16, 2, 4, 32)  # what tells settings apart comes first: a slow model gets no further
@@ -41,19 +42,20 @@ _GAIN = 0.97  # a setting has to be so much faster than those before it: less is
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What can be set: `threads` write single tokens, `batch_threads` read batches."""
+    """What can be set: `threads` write single tokens, `batch_threads` read batches, `unpack` runs the copy as F16."""
 
     flash: bool
     threads: int
     batch_threads: int
     repack: bool
+    unpack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning(Setting):
     """The best setting for a model shape here, and what a decode of n tokens costs with it: (n, seconds)."""
 
-    costs: tuple[tuple[int, float], ...]
+    costs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ def measure(
         attempt(replace(trials[0].setting, flash=not trials[0].setting.flash))
         if trials[0].setting.repack:
             attempt(replace(_best(trials).setting, repack=False))
+        if bench.can_unpack:
+            attempt(replace(_best(trials).setting, unpack=not trials[0].setting.unpack))
         for threads, batch_threads in _thread_pairs():
             attempt(replace(_best(trials).setting, threads=threads, batch_threads=batch_threads))
         return Measurement(trials, not_tried, tuple(size for size in SIZES if size not in bench.sizes))
@@ -141,7 +145,9 @@ class _Bench:
         self._path, self._gpu_layers, self._deadline = path, gpu_layers, deadline
         self._model: Model | None = None
         self._context: Context | None = None
-        self._now: tuple[bool, bool | None] = (False, None)  # repack and flash of what is open
+        self._now: tuple[bool, bool, bool | None] = (False, False, None)  # repack, unpack and flash of what is open
+        header = read_header(Path(path))
+        self.can_unpack, self._unpack = can_be_unpacked(header, gpu_layers), suits(header, gpu_layers)
         self._opening = 0.0  # seconds
         self._first: Trial | None = None
         self._first_took = 0.0
@@ -151,9 +157,9 @@ class _Bench:
 
     def untuned(self) -> Setting:
         """What runs if nothing was measured."""
-        model = self._model_for(repack_is_safe())
+        model = self._model_for(repack_is_safe(), self._unpack)
         threads, batch_threads = usual_threads(model.header.file_size)
-        return Setting(model.on_gpu, threads, batch_threads, self._now[0])
+        return Setting(model.on_gpu, threads, batch_threads, self._now[0], model.unpacked)
 
     def attempt(self, setting: Setting) -> Trial | None:
         """Measure a setting; None if that would not end in time. The first is always measured, as far as time goes."""
@@ -185,24 +191,24 @@ class _Bench:
     def _expected(self, first: Trial, setting: Setting) -> float:
         """Seconds for a trial: those of the first, opening the model, fewer threads for single tokens."""
         fewer = max(1.0, first.setting.threads / setting.threads)
-        opening = self._opening if setting.repack != self._now[0] else 0.0
+        opening = self._opening if (setting.repack, setting.unpack) != self._now[:2] else 0.0
         return opening + self._first_took + 2 * (fewer - 1) * first.costs[0][1]
 
-    def _model_for(self, repack: bool) -> Model:
-        if self._model is None or self._now[0] != repack:
+    def _model_for(self, repack: bool, unpack: bool) -> Model:
+        if self._model is None or self._now[:2] != (repack, unpack):
             self.close()
             began = time.perf_counter()
-            self._model = open_model(self._path, gpu_layers=self._gpu_layers, repack=repack)
-            self._now = (repack, None)
+            self._model = open_model(self._path, gpu_layers=self._gpu_layers, repack=repack, unpack=unpack)
+            self._now = (repack, unpack, None)
             self._opening = max(self._opening, time.perf_counter() - began)
         return self._model
 
     def _context_for(self, setting: Setting) -> Context:
-        model = self._model_for(setting.repack)
-        if self._context is None or self._now[1] != setting.flash:
+        model = self._model_for(setting.repack, setting.unpack)
+        if self._context is None or self._now[2] != setting.flash:
             self._close_context()
             self._context = Context(model, 2 * _REQUEST, flash=setting.flash)
-            self._now = (setting.repack, setting.flash)
+            self._now = (setting.repack, setting.unpack, setting.flash)
         return self._context
 
     def _close_context(self) -> None:
@@ -276,7 +282,7 @@ def remembered(header: GgufHeader, gpu_layers: int = -1) -> Tuning | None:
     try:
         costs = tuple((int(size), float(seconds)) for size, seconds in entry["costs"])
         threads = int(entry["threads"]), int(entry["batch_threads"])
-        tuning = Tuning(bool(entry["flash"]), *threads, bool(entry["repack"]), costs)
+        tuning = Tuning(bool(entry["flash"]), *threads, bool(entry["repack"]), bool(entry["unpack"]), costs)
     except (KeyError, TypeError, ValueError):
         return None  # absent, damaged or of another version
     sound = all(0 < count <= 4096 for count in threads) and all(0 < seconds < 1e6 for _, seconds in costs)
