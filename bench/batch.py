@@ -1,13 +1,17 @@
 """How many rows a second: one at a time, in flight together, two llama_cpp.Llama in a loop, and llama-server.
 
     python bench/batch.py MODEL.gguf ANSWERS.csv [--adapter FILE.gguf] [--rows 300] [--in-flight 1,2,4,8] [--no-draft]
-        [--llama-server PATH]
+        [--llama-server PATH] [--same-file]
 
 Rows with an answer are edited toward --objectives by `mal batch`'s own loop, journal included; "two Llamas" is the
 second of two llama_cpp.Llama objects, which has the adapter, reads each prompt and writes the edit, one after the
 other; "llama-server" is llama.cpp's own with four slots, the adapter and four clients, built from the sources that
-llama-cpp-python's source distribution holds. A `Llama` adapts what stands before the request, too, and so writes other
-texts. The rows come in blocks of --block; each contestant does each block, in an order that changes from block to
+llama-cpp-python's source distribution holds. The server knows activated adapters and writes what the runtime writes; a
+`Llama` adapts what stands before the request, too, and so writes other texts. Nobody has bars (llama/sure.py), so that
+all write the likeliest text. The runtime may read a copy of the weights as F16 (llama/unpacked.py); with --same-file
+the others are given that copy, else the model as it is.
+
+The rows come in blocks of --block; each contestant does each block, in an order that changes from block to
 block, so that what else the machine does hits all alike. Ratios are taken within a block before their median is. "cpu"
 are seconds of the processor. `same` counts the rows whose text is that of one at a time; the others differ by near-
 ties, which larger batches round the other way, unless --in-flight leaves out 1.
@@ -24,7 +28,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -35,6 +39,8 @@ from metaaligner_lite import GgufAligner, GivenAnswer, open_engine, resolve
 from metaaligner_lite.batch import Job, align_rows
 from metaaligner_lite.journal import Journal
 from metaaligner_lite.llama.machine import hardware_threads
+from metaaligner_lite.llama.unpacked import unpacked
+from metaaligner_lite.objectives import Objective
 from metaaligner_lite.pair import Pair
 from metaaligner_lite.pieces import Prompt, encode, text_of
 from metaaligner_lite.prompts import CONVERSATION, edit_prompt
@@ -55,7 +61,8 @@ def main() -> None:
     texts: dict[str, dict[bytes, str]] = {}
     with open_engine(options.model, adapter=options.adapter, threads=options.threads) as engine:
         layout = "" if options.adapter else CONVERSATION
-        aligner = GgufAligner(engine, layout=layout, template=PLAIN_DIALOGUE, draft=options.draft)
+        aligner = Likeliest(engine, layout=layout, template=PLAIN_DIALOGUE, draft=options.draft)
+        options.rivals = unpacked(engine.model.header) if options.same_file and engine.model.unpacked else options.model
         contest = {f"{n} in flight": ours(aligner, reading, n) for n in options.in_flight}
         if options.llamas:
             contest[LLAMAS] = theirs(aligner, options)
@@ -88,6 +95,13 @@ def processor(options: argparse.Namespace) -> float:
     return time.process_time() + (options.server.processor() if options.server else 0.0)
 
 
+class Likeliest(GgufAligner):
+    """An aligner without bars."""
+
+    def _bar(self, objectives: Sequence[Objective]) -> None:
+        return None
+
+
 Contestant = Callable[[list[Row]], tuple[int, dict[bytes, str]]]
 
 
@@ -114,7 +128,7 @@ def theirs(aligner: GgufAligner, options: argparse.Namespace) -> Contestant:
     from llama_cpp import Llama
 
     threads = options.threads or hardware_threads()
-    path = str(options.model)
+    path = str(options.rivals)
     _, second = (
         Llama(path, n_ctx=4096, n_threads=threads, n_threads_batch=threads, lora_path=lora, verbose=False)
         for lora in (None, str(options.adapter) if options.adapter else None)
@@ -147,7 +161,7 @@ class Server:
         command = [
             options.llama_server,
             "-m",
-            options.model,
+            options.rivals,
             "-np",
             SLOTS,
             "-c",
@@ -236,6 +250,7 @@ def report(options: argparse.Namespace, blocks: list[dict[str, Result]], texts: 
     count = sum(block[base]["rows"] for block in blocks)
     print(f"{count} rows in {len(blocks)} blocks; ratios to {base}; others took {options.foreign.share():.0%}")
     about = {"model": options.model.name, "adapter": options.adapter and options.adapter.name, "draft": options.draft}
+    about |= {"same_file": options.same_file}
     print(json.dumps({"bench": "batch", "machine": machine(options.threads), **about, "n": count, "rows": rows}))
 
 
@@ -252,6 +267,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--draft", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--llamas", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's server as one more contestant")
+    parser.add_argument("--same-file", action="store_true", help="the others read the copy as F16, too")
     parser.add_argument("--threads", type=int, default=0, help="for all alike; 0: as many as the runtime chooses")
     options = parser.parse_args()
     options.foreign, options.server = Bystanders(), None

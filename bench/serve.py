@@ -87,6 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="the policy; without --adapter the aligner that ships edits")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--rival-requests", type=int, default=0, help="of the other contestants (default: as many)")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--leavers", type=int, default=200, help="clients that hang up at random")
     parser.add_argument("--max-tokens", type=int, default=48)
@@ -248,14 +249,15 @@ async def each_alone(url: str, options: argparse.Namespace) -> dict[str, Any]:
 async def load(
     url: str, kind: str, options: argparse.Namespace, alone: dict[str, Any] | None = None, pid: int = 0
 ) -> Result:
-    numbers = iter(range(options.requests))
+    count = options.requests if kind == "aligned" else options.rival_requests or options.requests
+    numbers = iter(range(count))
     done: list[Result] = []
     memory: list[float] = []
 
     async def client() -> None:
         for number in numbers:
             done.append(await request(url, kind, number, options) | {"number": number})
-            if pid and len(done) % max(1, options.requests // 10) == 0:
+            if pid and len(done) % max(1, count // 10) == 0:
                 memory.append(resident(pid))
 
     began, before = time.perf_counter(), processor_seconds(pid)

@@ -18,10 +18,13 @@ _KEPT = 24 << 20  # most bytes of a freed buffer that glibc holds on to (bench/L
 _TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
 
 
-def describe(path: Path, ctx_size: int, kv: str = "f16", flash: bool = False) -> dict[str, Any]:
+def describe(
+    path: Path, ctx_size: int, kv: str = "f16", flash: bool = False, unpacked: bool = False
+) -> dict[str, Any]:
     """What a GGUF file is, as plain values. Raises FileProblem if it is damaged or cut short.
 
-    The memory is estimated for `ctx_size` tokens of context, a KV cache of the type `kv`, and flash attention or none.
+    The memory is estimated for `ctx_size` tokens of context, a KV cache of the type `kv`, flash attention or none, and
+    the weights as they are or `unpacked` to F16.
     """
     header = read_header(path)
     weights = header.check_tensors()
@@ -46,12 +49,14 @@ def describe(path: Path, ctx_size: int, kv: str = "f16", flash: bool = False) ->
         "chat_template_chars": len(header.text("tokenizer.chat_template")),
         "sampling": recommended_sampling(header),
         "license": header.text("general.license"),
-        "memory": memory_needed(header, ctx_size, kv, flash),
+        "memory": memory_needed(header, ctx_size, kv, flash, unpacked),
         "manifest": asdict(Manifest.from_json(manifest, str(path))) if manifest else None,
     }
 
 
-def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: bool = False) -> dict[str, int]:
+def memory_needed(
+    header: GgufHeader, ctx_size: int, kv: str = "f16", flash: bool = False, unpacked: bool = False
+) -> dict[str, int]:
     """Bytes to run a model on the CPU with a full context, and their total: within 10 % of the measured peak.
 
     Parts: weights, KV cache, llama.cpp's working buffers, the program with the vocabulary. The working part is fitted
@@ -63,6 +68,8 @@ def memory_needed(header: GgufHeader, ctx_size: int, kv: str = "f16", flash: boo
 
     numbers, size = GGML_QUANT_SIZES[GGMLQuantizationType(kv_type(kv))]
     weights = sum(tensor.bytes for tensor in header.tensors) + _second_embedding(header)
+    if unpacked:
+        weights = 2 * sum(tensor.elements for tensor in header.tensors)
     layers, width, heads = (_number(header, key) for key in ("block_count", "embedding_length", "attention.head_count"))
     kv_heads = _number(header, "attention.head_count_kv") or heads
     per_head = width // heads if heads else 0

@@ -136,6 +136,18 @@ def test_a_run_starts_from_an_earlier_adapter(base, data, tmp_path):
     assert f"start: the adapter {start}" in (tmp_path / "second" / "report.md").read_text()
 
 
+def test_a_merged_aligner_starts_from_what_an_activated_one_knows(base, data, tmp_path):
+    once = {"stages.warmup.share": 0.0, "stages.equal.share": 0.0, "stages.contrastive.steps": 1}
+    plain = SMOKE | once | {"training.precision": "float32", "data.max_length": 512, "lora.dropout": 0.0}
+    activated = recipes.load(None, plain | {"kind": "activated", "stages.contrastive.lr": 0.1})
+    train(base, data, tmp_path / "first", activated)
+    start = tmp_path / "first" / "adapter"
+    still = recipes.load(None, plain | {"kind": "merged", "stages.contrastive.lr": 0.0})
+    done = train(base, data, tmp_path / "second", still, start=start)
+    assert same(weights(tmp_path / "second"), weights(tmp_path / "first"))
+    assert (done.out / "merged").is_dir()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

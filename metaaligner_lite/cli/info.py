@@ -21,11 +21,19 @@ def info(
     from ..describe import describe
     from ..gguf_file import read_header
     from ..llama.tune import remembered
+    from ..llama.unpacked import suits
     from ..output import printable
     from .console import human_bytes, print_json
 
-    tuning = remembered(read_header(file))
-    facts = describe(file, ctx_size, kv, flash=tuning is not None and tuning.flash)
+    header = read_header(file)
+    tuning = remembered(header)
+    facts = describe(
+        file,
+        ctx_size,
+        kv,
+        flash=tuning is not None and tuning.flash,
+        unpacked=tuning.unpack if tuning else header.text("general.type") != "adapter" and suits(header, -1),
+    )
     facts["tuned"] = asdict(tuning) if tuning else None
     if as_json:
         print_json(facts)

@@ -42,14 +42,18 @@ def library() -> ModuleType:
 
 def library_build() -> str:
     """Version, place and date of the library, without loading it."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
 
     spec = find_spec("llama_cpp")
     folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
     files = sorted(folder.glob("*llama*")) if folder.is_dir() else []
     stamps = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return f"llama-cpp-python {version('llama-cpp-python')} {folder} {' '.join(stamps)}"
+    try:
+        named = version("llama-cpp-python")
+    except PackageNotFoundError:  # bindings laid somewhere on the path, without what pip keeps of a package
+        named = "of no package"
+    return f"llama-cpp-python {named} {folder} {' '.join(stamps)}"
 
 
 def _remember(level: int, text: bytes, _: Any) -> None:

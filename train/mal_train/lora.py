@@ -266,7 +266,8 @@ def _take_over(adapted: Any, start: Path) -> None:
                 f"{start} has {of} = {getattr(old, key, None)}, the recipe {getattr(new, key)}; "
                 "an adapter goes on with the settings it began with"
             )
-    if old.alora_invocation_tokens != new.alora_invocation_tokens:
+    # A merged one may begin with what an activated one knows: the same weights, which then act on the prompt, too.
+    if new.alora_invocation_tokens and old.alora_invocation_tokens != new.alora_invocation_tokens:
         raise UsageError(f"{start} is of another kind or layout than the recipe's; name those it began with")
     wanted = {name: tuple(weight.shape) for name, weight in get_peft_model_state_dict(adapted).items()}
     if wanted != {name: tuple(weight.shape) for name, weight in weights.items()}:
