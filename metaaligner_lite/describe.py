@@ -18,9 +18,7 @@ _KEPT = 24 << 20  # most bytes of a freed buffer that glibc holds on to (bench/L
 _TOKEN = 280  # bytes that llama.cpp needs for a token's text and merge
 
 
-def describe(
-    path: Path, ctx_size: int, kv: str = "f16", flash: bool = False, unpacked: bool = False
-) -> dict[str, Any]:
+def describe(path: Path, ctx_size: int, kv: str = "f16", flash: bool = False, unpacked: bool = False) -> dict[str, Any]:
     """What a GGUF file is, as plain values. Raises FileProblem if it is damaged or cut short.
 
     The memory is estimated for `ctx_size` tokens of context, a KV cache of the type `kv`, flash attention or none, and

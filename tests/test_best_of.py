@@ -189,7 +189,13 @@ def test_turns_before_go_into_the_row():
 
 
 @pytest.mark.parametrize(
-    ("manifest", "words"), [(None, "has no metaaligner.json"), ({"kind": "merged"}, "is of the kind 'merged'")]
+    ("manifest", "words"),
+    [
+        (None, "has no metaaligner.json"),
+        ({"kind": "merged"}, "is of the kind 'merged'"),
+        ({"kind": "activated"}, "does not say how it was trained"),
+        ({"kind": "activated", "recipe": {"data": {"strange": 1}}}, "does not say how it was trained"),
+    ],
 )
 def test_other_adapters_are_refused(tmp_path, manifest, words, capsys, monkeypatch):
     adapter = tmp_path / "adapter"

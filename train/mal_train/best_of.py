@@ -200,6 +200,10 @@ def write(options: argparse.Namespace) -> Iterator[str]:
         raise FileProblem(f"{options.adapter} has no {manifest.FILE_NAME}; expected a folder that mal train-lora left")
     if made.kind != "activated":
         raise UsageError(f"{options.adapter} is of the kind {made.kind!r}; edits are sampled with activated adapters")
+    try:
+        settings = Data(**made.recipe["data"])
+    except (KeyError, TypeError) as error:
+        raise FileProblem(f"the manifest of {options.adapter} does not say how it was trained (recipe.data)") from error
     lora.check_start(
         options.adapter, base_fingerprint(read_header(options.base)) if gguf_base.is_gguf(options.base) else ""
     )
@@ -213,7 +217,7 @@ def write(options: argparse.Namespace) -> Iterator[str]:
         meaning = Meaning(options.minilm, Path(folder) / "meaning.npz")
         meaning.embed({ask.answer for ask in asks})  # without MiniLM it ends here, not after the sampling
         tokens = load_tokens(base)
-        encoder = Encoder(tokens, made.layout, Data(**made.recipe["data"]), known=made.objectives)
+        encoder = Encoder(tokens, made.layout, settings, known=made.objectives)
         sampler = Sampler(base, options.adapter)
         prompts = [(ask, prompt) for ask in asks if (prompt := prompt_of(ask, encoder))]
         if not prompts:
