@@ -11,6 +11,7 @@ import pytest
 import tiny
 from gguf import GGMLQuantizationType as Type
 
+from metaaligner_lite.errors import FileProblem
 from metaaligner_lite.gguf_file import base_fingerprint, read_header
 from metaaligner_lite.llama import unpacked
 from metaaligner_lite.llama.context import Context
@@ -126,6 +127,14 @@ def test_where_none_can_be_written_the_model_runs_as_it_is(path, monkeypatch, wr
     assert copies() == []
 
 
+def test_a_damaged_model_is_never_given_to_the_writer(path, monkeypatch):
+    monkeypatch.setattr(unpacked.library(), "llama_model_quantize", lambda *_: pytest.fail("it was"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(FileProblem, match="is cut short"):
+        open_engine(path)
+    assert copies() == []
+
+
 def test_a_model_that_f16_cannot_hold_runs_as_it_is(tmp_path):
     """A norm of a million drives what the last matrices multiply beyond 65,504."""
     path = tiny.write_model(tmp_path / "loud.gguf", quantization=Type.Q4_1, norm=1e6)
@@ -183,7 +192,8 @@ def test_its_logits_are_those_of_the_same_weights(path):
     """llama.cpp rounds what it multiplies with Q4_1 to 8 bits: with F16 the logits are nearer to exact ones."""
     logits = {}
     for unpack in (True, False):
-        with open_model(path, repack=False, unpack=unpack) as model, Context(model, 64, threads=1) as context:
+        weights = unpacked.unpacked(read_header(path)) if unpack else None
+        with open_model(path, repack=False, weights=weights) as model, Context(model, 64, threads=1) as context:
             tokens = model.encode_text("A short text.")
             context.extend([(0, tokens)])
             logits[unpack] = context.logits(-1)

@@ -25,8 +25,6 @@ _PENALTY_LAST = 64
 _DRY_BASE, _DRY_LENGTH = 1.75, 2
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 
-_WORTH_LENDING = 16  # tokens; fewer, such as a system text, are read again sooner than a whole text is held for them
-
 OnDone = Callable[[int, Generation], None]  # gets the number of a text and the text, as soon as it has ended
 
 
@@ -170,13 +168,8 @@ def _either(one: Stop | None, other: Stop | None) -> Stop | None:
 
 
 def _forget_unwanted(context: Context, tasks: Sequence[Task], shelf: Shelf | None) -> None:
-    """An earlier call's text that no task begins with only takes room, and every token attends to all that is held."""
-    wanted = set()
-    for task in tasks:
-        lender = context.lender(task.prompt, task.adapted_from)
-        lends, own = (context.sequences[i].usable(task.prompt, task.adapted_from) for i in (lender, 0))
-        if lends >= own + _WORTH_LENDING:
-            wanted.add(lender)
+    """An earlier call's text that no task begins with only takes room."""
+    wanted = {context.lender(task.prompt, task.adapted_from) for task in tasks}
     for stale in range(1, len(context.sequences)):
         if stale not in wanted:
             _forget(context, stale, shelf)

@@ -20,7 +20,7 @@ from .model import ALL_LAYERS, Adapter, Model, open_adapter, open_model
 from .store import DEFAULT_LIMIT, Store, fingerprint
 from .sure import SureCopy
 from .tune import Tuning, remembered
-from .unpacked import suits
+from .unpacked import suits, unpacked
 
 if TYPE_CHECKING:
     from .turns import Turns
@@ -361,7 +361,8 @@ def open_engine(
     if unpack is None:
         unpack = tuning.unpack if tuning else suits(header, gpu_layers)
     repack = False if tuning and not tuning.repack else None
-    model = open_model(path, gpu_layers=gpu_layers, repack=repack, unpack=unpack, say=say)
+    weights = unpacked(header, say) if unpack else None
+    model = open_model(path, gpu_layers=gpu_layers, repack=repack, weights=weights)
     try:
         opened = open_adapter(model, adapter, force=force) if adapter else None
         store = None

@@ -6,7 +6,7 @@ import codecs
 import ctypes
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,7 +21,6 @@ from ..manifest import Manifest
 from ..templates import ChatTemplate
 from ..thoughts import marks_among
 from .library import forget_errors, last_error, library, release_freed_memory
-from .unpacked import unpacked
 
 ALL_LAYERS = -1
 
@@ -189,26 +188,23 @@ def open_model(
     *,
     gpu_layers: int = ALL_LAYERS,
     repack: bool | None = None,
-    unpack: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    weights: Path | None = None,
 ) -> Model:
     """Load a GGUF model. `gpu_layers` go to a GPU where the library has one (-1: all).
 
     `repack` lets llama.cpp rearrange weights for this processor; None asks the safe-start probe, since on some
-    machines that crashes (probe.py). `unpack` runs a copy of it as F16, which is made if there is none (unpacked.py);
-    `say` gets a line about that. Raises FileProblem for a file that is not a usable model, ModelError if llama.cpp
-    refuses it.
+    machines that crashes (probe.py). `weights` is a copy of the file that is loaded in its place (unpacked.py). Raises
+    FileProblem for a file that is not a usable model, ModelError if llama.cpp refuses it.
     """
     path = Path(path)
     header = read_header(path)
-    _refuse_unusable(header)
-    header.check_tensors()
+    check(header)
     lib = library()
     if repack is None:
         from .probe import repack_is_safe
 
         repack = repack_is_safe()
-    weights = unpacked(header, say) if unpack else path
+    weights = weights or path
     params = lib.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     params.use_extra_bufts = repack
@@ -278,7 +274,8 @@ def open_adapter(model: Model, path: str | Path, *, force: bool = False) -> Adap
     return Adapter(handle, header, invocation)
 
 
-def _refuse_unusable(header: GgufHeader) -> None:
+def check(header: GgufHeader) -> None:
+    """Raise FileProblem for what llama.cpp would not open as a model, or would end the process over."""
     kind = header.text("general.type", "model")
     if kind == "adapter":
         raise FileProblem(f"{header.path} is a LoRA adapter, expected a whole model; name it as `adapter`")
@@ -295,3 +292,4 @@ def _refuse_unusable(header: GgufHeader) -> None:
     for key, value in header.metadata.items():
         if isinstance(value, float) and (not math.isfinite(value) or (value < 0 and key.endswith("epsilon"))):
             raise FileProblem(f"{header.path} says {key} = {value}; it is damaged, download or convert it again")
+    header.check_tensors()

@@ -27,7 +27,7 @@ from .library import library_build
 from .machine import default_threads, hardware_threads, this_machine, usual_threads
 from .model import Model, open_model
 from .probe import repack_is_safe
-from .unpacked import can_be_unpacked, suits
+from .unpacked import can_be_unpacked, suits, unpacked
 
 SIZES = (1, 2, 4, 8, 16, 32)
 _ORDER = (1, 8, 16, 2, 4, 32)  # what tells settings apart comes first: a slow model gets no further
@@ -146,8 +146,8 @@ class _Bench:
         self._model: Model | None = None
         self._context: Context | None = None
         self._now: tuple[bool, bool, bool | None] = (False, False, None)  # repack, unpack and flash of what is open
-        header = read_header(Path(path))
-        self.can_unpack, self._unpack = can_be_unpacked(header, gpu_layers), suits(header, gpu_layers)
+        self._header = read_header(Path(path))
+        self.can_unpack, self._unpack = (judge(self._header, gpu_layers) for judge in (can_be_unpacked, suits))
         self._opening = 0.0  # seconds
         self._first: Trial | None = None
         self._first_took = 0.0
@@ -198,7 +198,8 @@ class _Bench:
         if self._model is None or self._now[:2] != (repack, unpack):
             self.close()
             began = time.perf_counter()
-            self._model = open_model(self._path, gpu_layers=self._gpu_layers, repack=repack, unpack=unpack)
+            weights = unpacked(self._header) if unpack else None
+            self._model = open_model(self._path, gpu_layers=self._gpu_layers, repack=repack, weights=weights)
             self._now = (repack, unpack, None)
             self._opening = max(self._opening, time.perf_counter() - began)
         return self._model

@@ -20,8 +20,10 @@ from pathlib import Path
 from ..errors import FileProblem
 from ..gguf_file import GgufHeader, base_fingerprint, read_header, sampled_digest
 from ..paths import cache_dir
+from .context import Context
 from .library import library
 from .machine import hardware_threads
+from .model import check, open_model
 
 _SLOW = {"Q4_1", "Q5_0", "Q5_1"}
 _FLOATS = {"F32", "F16", "BF16", "F64"}
@@ -66,7 +68,8 @@ def unpacked(header: GgufHeader, say: Callable[[str], None] = lambda _: None) ->
 
 
 def _write(header: GgufHeader, copy: Path) -> None:
-    """Raises OSError, or FileProblem for a copy that is none."""
+    """Raises OSError, or FileProblem for a model that cannot be read, or a copy that is none."""
+    check(header)
     lib = library()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = _F16, hardware_threads(), True
@@ -90,9 +93,6 @@ def _write(header: GgufHeader, copy: Path) -> None:
 def _agrees(path: Path, copy: Path) -> bool:
     """Whether both say the same of a short text: F16 holds nothing beyond 65,504, where some models go."""
     import numpy as np
-
-    from .context import Context
-    from .model import open_model
 
     found = []
     for file in (path, copy):
