@@ -14,7 +14,7 @@ endif
 .PHONY: demo test lint clean
 
 demo: $(VENV)/run.stamp  ## install what running needs and SmolLM2, show an aligned answer
-	$(BIN)/mal align "My parcel is a week late and nobody answers my emails." -o brevity -o empathy --show both
+	$(BIN)/mal align "My parcel is a week late and I am worried. What should I do?" -o brevity -o empathy --show both
 
 test: $(VENV)/dev.stamp lint  ## install what testing needs, run all tests, the slow ones too, on all cores
 	$(BIN)/python -m pytest -m "" -n auto --dist worksteal --durations=10
