@@ -147,7 +147,8 @@ class _Bench:
         self._context: Context | None = None
         self._now: tuple[bool, bool, bool | None] = (False, False, None)  # repack, unpack and flash of what is open
         self._header = read_header(Path(path))
-        self.can_unpack, self._unpack = (judge(self._header, gpu_layers) for judge in (can_be_unpacked, suits))
+        self.can_unpack = can_be_unpacked(self._header, gpu_layers)
+        self._unpack = suits(self._header, gpu_layers)
         self._opening = 0.0  # seconds
         self._first: Trial | None = None
         self._first_took = 0.0
