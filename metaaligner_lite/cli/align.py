@@ -105,16 +105,8 @@ def align(
         max_tokens=max_tokens,
         draft=draft,
         low_memory=low_memory,
-        engine={
-            "ctx_size": ctx_size,
-            "threads": threads,
-            "gpu_layers": gpu_layers,
-            "unpack": unpack,
-            "kv": kv,
-            "cache": cache,
-            "cache_bytes": cache_size * 1_000_000,
-            "force": force,
-        },
+        engine=opt.engine(ctx_size, threads, gpu_layers, unpack, kv, force)
+        | {"cache": cache, "cache_bytes": cache_size * 1_000_000},
         policy_model=policy_model,
         aligner_model=aligner_model,
         policy_key_env=policy_key_env,

@@ -111,16 +111,8 @@ def chat(
         chosen=frozenset(named),
         max_tokens=max_tokens,
         draft=draft,
-        engine={
-            "ctx_size": ctx_size,
-            "threads": threads,
-            "gpu_layers": gpu_layers,
-            "unpack": unpack,
-            "kv": kv,
-            "cache": cache,
-            "cache_bytes": cache_size * 1_000_000,
-            "force": force,
-        },
+        engine=opt.engine(ctx_size, threads, gpu_layers, unpack, kv, force)
+        | {"cache": cache, "cache_bytes": cache_size * 1_000_000},
         policy_model=policy_model,
         aligner_model=aligner_model,
         policy_key_env=policy_key_env,

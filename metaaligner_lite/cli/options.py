@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -155,3 +155,15 @@ Gate = Annotated[
     bool,
     typer.Option("--gate/--no-gate", help="Keep the answer where the aligner itself holds it likelier than its edit."),
 ]
+
+
+def engine(ctx_size: int, threads: int, gpu_layers: int, unpack: bool | None, kv: str, force: bool) -> dict[str, Any]:
+    """What these options ask of an engine, as `Choice.engine` takes it."""
+    return {
+        "ctx_size": ctx_size,
+        "threads": threads,
+        "gpu_layers": gpu_layers,
+        "unpack": unpack,
+        "kv": kv,
+        "force": force,
+    }

@@ -166,7 +166,7 @@ def _vote(name: str, record: Record) -> Vote:
 
 
 def _text(record: Record, key: str) -> str:
-    """A text of a record; what was written as a bare value (PandaLM has answers that are `true`) is the text that it prints."""
+    """A text of a record; a bare value is the text that it prints (PandaLM has answers that are `true`)."""
     value = record[key]
     if not isinstance(value, str | bool | int | float):
         raise TypeError(f"text in {key!r}: {type(value).__name__}")
