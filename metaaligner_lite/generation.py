@@ -35,6 +35,14 @@ def sampled(sampling: Sampling, number: int) -> Sampling:
     return replace(sampling, seed=(sampling.seed + number) % 2**32, temperature=sampling.temperature or _AGAIN)
 
 
+def editing(sampling: Sampling, temperature: float = 0.0) -> Sampling:
+    """How an aligner writes where its policy writes by `sampling`: greedily, whatever the policy's temperature.
+
+    Variety is wanted of an answer; of an edit the likeliest is, and bars (llama/sure.py) hold for greedy writing only.
+    """
+    return replace(sampling, temperature=temperature)
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """How sure an aligner must be of a sentence of the answer to leave it as it is, 0 to 1 (llama/sure.py).

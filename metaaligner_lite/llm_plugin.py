@@ -37,7 +37,8 @@ class AlignedOptions(llm.Options):
     aligner_model: str = Field("", description="Which of the aligner's server's models")
     adapter: str | None = Field(None, description="An activated adapter")
     max_tokens: int | None = Field(None, ge=1, description="Longest text of each stage")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy and repeatable")
+    temperature: float = Field(0.0, ge=0, description="The policy's; 0 is greedy and repeatable")
+    edit_temperature: float = Field(0.0, ge=0, description="The aligner's; an edit is best greedy")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes sampling repeatable")
     rounds: int = Field(1, ge=1, description="Edit the edit, up to so many times in all")
     best_of: int = Field(1, ge=1, description="The likeliest of so many edits")
@@ -54,6 +55,7 @@ class AlignedOptions(llm.Options):
             self.aligner,
             self.adapter,
             sampling=Sampling(self.temperature, seed=self.seed),
+            edit_temperature=self.edit_temperature,
             max_tokens=self.max_tokens,
             engine={"ctx_size": self.ctx_size, "threads": self.threads},
             policy_model=self.policy_model,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import models
 from .aligners import EndpointAligner, GgufAligner
 from .errors import UsageError
-from .generation import GREEDY, Sampling
+from .generation import GREEDY, Sampling, editing
 from .gguf_file import base_fingerprint, read_header, recommended_sampling
 from .objectives import Objective
 from .policies import Answer, EndpointPolicy, GgufPolicy, GivenAnswer, Policy
@@ -38,7 +38,8 @@ class Choice:
     `aligner_key_env` the environment variables that hold its key. `timeout` are the seconds for which it may be silent.
 
     `answer` stands in for the policy. `chosen` are the parts of `sampling` that were named: for the policy, what its
-    file recommends takes the place of the others. `engine` are further arguments of open_engine.
+    file recommends takes the place of the others. Edits are greedy unless `edit_temperature` says otherwise, whatever
+    the temperature of `sampling`. `engine` are further arguments of open_engine.
     """
 
     policy: Path | str | None = None
@@ -48,6 +49,7 @@ class Choice:
     layout: str = ""
     template: ChatTemplate | None = None
     sampling: Sampling = GREEDY
+    edit_temperature: float = 0.0
     chosen: frozenset[str] = frozenset()
     max_tokens: int | None = None
     draft: bool = True
@@ -251,7 +253,7 @@ def _editing(engine: Engine | Endpoint, found: Plan, choice: Choice) -> GgufAlig
             engine,
             layout=choice.layout,
             known=known,
-            sampling=choice.sampling,
+            sampling=editing(choice.sampling, choice.edit_temperature),
             chosen=choice.chosen,
             max_tokens=choice.max_tokens,
         )
@@ -263,7 +265,7 @@ def _editing(engine: Engine | Endpoint, found: Plan, choice: Choice) -> GgufAlig
         engine,
         layout=choice.layout or (CONVERSATION if by_itself else ""),
         template=template,
-        sampling=choice.sampling,
+        sampling=editing(choice.sampling, choice.edit_temperature),
         max_tokens=choice.max_tokens,
         draft=choice.draft,
     )

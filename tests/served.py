@@ -79,8 +79,10 @@ class Upper:
 
     def __init__(self, seconds=0.0, fail=None, ending=""):
         self.seconds, self.fail, self.ending = seconds, fail, ending
+        self.asked_for = []
 
     def asked(self, settings):
+        self.asked_for.append(settings)
         return self
 
     def edit(self, query, answers, on_text=None, history=(), *, stop=None):

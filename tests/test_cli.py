@@ -290,8 +290,14 @@ def test_seed_repeats_and_temperature_matters(align):
     def text(*args):
         return align("Hello?", "--answer", "Fine.", "-o", "empathy", *args)[1]
 
-    assert text("--temperature", 2, "--seed", 5) == text("--temperature", 2, "--seed", 5)
-    assert text("--temperature", 2, "--seed", 5) != text("--temperature", 2, "--seed", 6)
+    warm = ("--edit-temperature", 2, "--seed")
+    assert text(*warm, 5) == text(*warm, 5)
+    assert text(*warm, 5) != text(*warm, 6)
+
+
+def test_a_temperature_needs_a_policy(align):
+    code, _, err = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--temperature", 1)
+    assert (code, "nothing to act on; --edit-temperature is the aligner's" in err) == (2, True)
 
 
 def test_a_shared_base_is_read_once(mal, models, tmp_path):

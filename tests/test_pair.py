@@ -150,6 +150,16 @@ def test_the_policys_file_recommends_its_sampling(tmp_path, temperature):
     assert (sampling.top_k, sampling.top_p) == ((7, 0.9) if temperature else (40, 0.9))
 
 
+@pytest.mark.parametrize("asked", [0.0, 0.4])
+def test_a_temperature_is_the_policys(tmp_path, asked):
+    from metaaligner_lite.generation import Sampling
+
+    path = tiny.write_model(tmp_path / "s.gguf")
+    warm = Sampling(0.7, seed=3, dry=0.5)
+    with open_pair(Choice(policy=path, aligner="self", sampling=warm, edit_temperature=asked)) as pair:
+        assert (pair.policy.sampling, pair.aligner.sampling) == (warm, Sampling(asked, seed=3, dry=0.5))
+
+
 def test_info_shows_what_the_file_recommends(tmp_path, capsys):
     from metaaligner_lite.describe import describe
 

@@ -182,7 +182,7 @@ REFUSED = [
     ({"logprobs": True}, 400, "logprobs", "unsupported_parameter", "logprobs: "),
     ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter", "tool_choice: "),
     ({"metaaligner": {"objective": "x"}}, 400, "metaaligner.objective", None,
-     "unknown key 'objective' in metaaligner; expected objectives, gate, show, rounds, answer"),
+     "unknown key 'objective' in metaaligner; expected objectives, gate, show, rounds, edit_temperature, answer"),
     ({"metaaligner": {"objectives": [{"name": "x", "text": "y"}]}}, 400, None, None, ""),
     ({"metaaligner": {"objectives": "empaty"}}, 400, "metaaligner.objectives", None, "did you mean 'empathy'"),
     ({"metaaligner": {"objectives": ""}}, 400, "metaaligner.objectives", None, "no objective given"),
@@ -278,6 +278,17 @@ def test_settings_are_each_request_s_own():
     assert (first.stops, first.max_tokens, first.copies) == (("END", "X"), 3, ("likely",))
     assert (second.stops, second.max_tokens, second.sampling.temperature) == (("Z",), 4, 0.0)
     assert (third.stops, third.max_tokens, third.copies, third.sampling) == ((), None, (), second.sampling)
+
+
+def test_the_temperature_of_a_request_is_the_policys():
+    policy, aligner = Echo(), Upper()
+    with serving(fake(policy, aligner)) as (url, _):
+        post(url, body(temperature=0.7, seed=3, top_p=0.5))
+        post(url, body(temperature=0.7, metaaligner={"edit_temperature": 0.4}))
+    answers, edits = policy.asked_for[1::2], aligner.asked_for
+    assert [one.sampling.temperature for one in answers] == [0.7, 0.7]
+    assert [one.sampling.temperature for one in edits] == [0.0, 0.4]
+    assert (edits[0].sampling.seed, edits[0].sampling.top_p) == (3, 0.5)
 
 
 def test_plain_text_is_gone_on_with(address):

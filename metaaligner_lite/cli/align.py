@@ -37,6 +37,7 @@ def align(
     best_of: opt.BestOf = 1,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = 0.0,
+    edit_temperature: opt.EditTemperature = 0.0,
     seed: opt.Seed = 0,
     top_p: opt.TopP = None,
     top_k: opt.TopK = None,
@@ -84,6 +85,11 @@ def align(
         raise UsageError("the query is empty; give a question or a message to answer")
     if answer is not None and policy and not adapter and aligner != "self" and _typed(context, "policy"):
         raise UsageError("--answer gives the text to edit, so no policy is asked; leave out --policy or --answer")
+    if answer is not None and temperature:
+        raise UsageError(
+            "--answer gives the text to edit, so --temperature has nothing to act on; "
+            "--edit-temperature is the aligner's (an edit is best greedy)"
+        )
     if as_json and show:
         raise UsageError("--json prints every text; leave out --show or --json")
     kv_type(kv)
@@ -101,6 +107,7 @@ def align(
         layout=layout,
         template=read_template(chat_template),
         sampling=Sampling(temperature, seed=seed, dry=dry, **named),
+        edit_temperature=edit_temperature,
         chosen=frozenset(named),
         max_tokens=max_tokens,
         draft=draft,

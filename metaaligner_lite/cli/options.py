@@ -67,7 +67,10 @@ MaxTokens = Annotated[
     int | None,
     typer.Option("--max-tokens", min=1, help="Longest text of each stage (default: fits the answer's length)."),
 ]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy and repeatable.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="The policy's; 0 is greedy and repeatable.")]
+EditTemperature = Annotated[
+    float, typer.Option("--edit-temperature", min=0.0, help="The aligner's; an edit is best greedy.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Makes sampling repeatable.")]
 TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Sample from this share of likelihood.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Sample from so many tokens; 0 is all.")]

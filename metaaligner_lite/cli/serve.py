@@ -109,6 +109,7 @@ def serve(
     rounds: opt.Rounds = 1,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = 0.0,
+    edit_temperature: opt.EditTemperature = 0.0,
     seed: opt.Seed = 0,
     top_p: opt.TopP = None,
     top_k: opt.TopK = None,
@@ -179,6 +180,7 @@ def serve(
         layout=layout,
         template=read_template(chat_template),
         sampling=sampling,
+        edit_temperature=edit_temperature,
         chosen=frozenset(chosen),
         max_tokens=max_tokens,
         draft=draft,
@@ -204,7 +206,7 @@ def serve(
         )
         service = Service(
             workers,
-            Defaults(named, catalogue, sampling, frozenset(chosen), max_tokens, max_messages),
+            Defaults(named, catalogue, sampling, frozenset(chosen), max_tokens, max_messages, edit_temperature),
             Door(key, tuple(allow_host or ()), tuple(allow_origin or ())),
             Limits(body=round(max_body * 1_000_000)),
             pair.aligner.known,

@@ -104,6 +104,7 @@ class Wanted(_Closed):
     gate: bool | None = None
     show: Literal["aligned", "both"] | None = None
     rounds: Annotated[int, Field(ge=1, le=8)] | None = None
+    edit_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     answer: Annotated[str, Field(min_length=1)] | None = None  # to be edited in place of one that the policy writes
 
 
@@ -164,7 +165,7 @@ class Order:
 
     `objectives` are what the answer is edited toward; none, and the policy's answer is the answer. With an `answer` of
     the client's the policy is not asked. `chat` is off where the query is a text to go on with. `show_both` streams
-    the policy's answer, too.
+    the policy's answer, too. The temperature of `settings` is the policy's.
     """
 
     query: str
@@ -173,6 +174,7 @@ class Order:
     settings: Settings = field(default_factory=Settings)
     gate: bool = False
     rounds: int = 1
+    edit_temperature: float = 0.0
     show_both: bool = False
     chat: bool = True
     stream: bool = False
@@ -193,6 +195,7 @@ class Defaults:
     chosen: frozenset[str] = frozenset()
     max_tokens: int | None = None
     most_messages: int = 2000
+    edit_temperature: float = 0.0
 
 
 def chat_order(body: bytes, defaults: Defaults, client: str = "") -> Order:
@@ -263,6 +266,7 @@ def _order(
         Settings(sampling, named, max_tokens or defaults.max_tokens, tuple(filter(None, stops)), copies),
         chosen.gate if own.gate is None else own.gate,
         own.rounds or chosen.rounds,
+        defaults.edit_temperature if own.edit_temperature is None else own.edit_temperature,
         (own.show or chosen.show) == "both",
         chat,
         bool(request.stream),

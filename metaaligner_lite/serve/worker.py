@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..align import Correction, align
 from ..errors import MalError, UsageError
 from ..gate import Gate
-from ..generation import Generation
+from ..generation import Generation, editing
 from ..llama.turns import Turns
 from ..pair import Pair, as_recommended
 from ..policies import Answer, Continuation, EndpointPolicy, GgufPolicy, GivenAnswer
@@ -237,6 +237,12 @@ class Workers:
         policy = self.policy.asked(settings)
         return policy if order.chat else Continuation(policy)
 
+    def _aligner(self, order: Order) -> GgufAligner | EndpointAligner:
+        """The aligner with the settings of an order. Most clients send a temperature; it is meant for the answer."""
+        settings = order.settings
+        sampling = editing(settings.sampling, order.edit_temperature)
+        return self.aligner.asked(replace(settings, sampling=sampling))
+
     def _result(self, job: Job) -> Result:
         order = job.order
         policy = self._policy(order) if order.answer is None else GivenAnswer(order.answer)
@@ -252,12 +258,11 @@ class Workers:
             answer = policy.answer(order.query, on_answer if order.stream else None, order.history, stop=job.stop)
             self._in_time(job, answer)
             return Result(order, answer)
-        aligner: GgufAligner | EndpointAligner = self.aligner.asked(order.settings)
         correction = align(
             order.query,
             order.objectives,
             policy=policy,
-            aligner=aligner,
+            aligner=self._aligner(order),
             history=order.history,
             rounds=order.rounds,
             on_answer=on_answer if order.stream and order.show_both else None,
