@@ -38,6 +38,7 @@ from metaaligner_lite.evaluation.measures import MEASURES
 from metaaligner_lite.evaluation.stats import bootstrap
 from metaaligner_lite.evaluation.texts import words
 from metaaligner_lite.gate import OPEN, Gate
+from metaaligner_lite.loops import tidy
 from metaaligner_lite.objectives import load_catalogue, resolve
 from metaaligner_lite.prompts import Message, chat_prompt
 
@@ -126,6 +127,9 @@ def main() -> None:
     parser.add_argument("--name", default="", help="the column's name (default: the file's)")
     parser.add_argument("--layout", default="", help="prompt layout, if not the manifest's")
     parser.add_argument("--gate", action="store_true", help="note by how much the aligner prefers each edit")
+    parser.add_argument(
+        "--margins", type=float, nargs="*", default=[0.0], help="columns of what gates with these margins let through"
+    )
     parser.add_argument("--rows", type=Path, help="training rows (jsonl); a query in both is an error")
     parser.add_argument("--policies", nargs="+", default=POLICIES, help='names or patterns, such as "just/*"')
     parser.add_argument("--objectives", nargs="+", default=REQUESTS, help="sets: brevity brevity,politeness ...")
@@ -164,6 +168,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.score_only:
         timings = write_edits(plan, options)
     columns = read_edits(plan, [options.edits, *options.compare])
+    columns |= dict(gates(columns, options.margins))
     meaning = Meaning(options.minilm, options.edits.with_suffix(".meaning.npz"))
     report = Report(plan, columns, corrected(cases, options) if "alpaca" in str(options.policies) else [], meaning)
     meaning.embed(report.texts())
@@ -581,6 +586,24 @@ def read_edits(plan: dict[str, list[Case]], paths: Sequence[Path]) -> dict[str, 
             for case, asked in wanted.get(key, ()):
                 columns.setdefault(names[model], {})[case.policy, key] = Edit(case, asked, row["edit"].strip(), cost)
     return columns
+
+
+def gates(
+    columns: dict[str, dict[tuple[str, str, str], Edit]], margins: Sequence[float]
+) -> Iterator[tuple[str, dict[tuple[str, str, str], Edit]]]:
+    """What gates would let through of each column whose preferences were noted (--gate), as columns of their own."""
+    for name, column in columns.items():
+        if any("preference" in edit.cost for edit in column.values()):
+            for margin in margins:
+                yield f"{name}, gate {margin:g}", {key: gated(edit, Gate(margin)) for key, edit in column.items()}
+
+
+def gated(edit: Edit, gate: Gate) -> Edit:
+    """The edit, or the answer where the gate keeps it."""
+    preference = edit.cost.get("preference")
+    if preference is None or gate.takes(preference, 0.0):
+        return edit
+    return Edit(edit.case, edit.request, tidy(edit.case.answer), edit.cost)
 
 
 # --- the tables ---

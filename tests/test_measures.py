@@ -455,3 +455,16 @@ def test_tables_tell_what_edits_did(folder):
     assert figures["kept"]["mine"]["brevity"]["facts_changed"] == 0
     assert "| brevity | brevity | 0 [0, 0] n 6 | 0 [0, 0] n 6 | 100 [100, 100] n 6 |" in text
     assert any("+ " + short in line for line in report.examples(1))
+
+
+def test_what_a_gate_lets_through_is_a_column():
+    case = proof.Case("mine", "How?", ANSWER, asked="How?")
+    edits = {
+        ("mine", "a", "brevity"): proof.Edit(case, "brevity", "Better.", {"preference": 0.2}),
+        ("mine", "b", "brevity"): proof.Edit(case, "brevity", "Worse.", {"preference": -0.1}),
+        ("mine", "c", "brevity"): proof.Edit(case, "brevity", "Failed.", {"preference": None}),
+    }
+    columns = dict(proof.gates({"tuned": edits, "other": {("mine", "a", "x"): proof.Edit(case, "x", "A")}}, [0.0, 0.3]))
+    assert list(columns) == ["tuned, gate 0", "tuned, gate 0.3"]
+    texts = [[edit.text for edit in column.values()] for column in columns.values()]
+    assert texts == [["Better.", ANSWER, "Failed."], [ANSWER, ANSWER, "Failed."]]

@@ -15,7 +15,6 @@ from metaaligner_lite.evaluation import intact
 from metaaligner_lite.evaluation.meaning import Meaning
 from metaaligner_lite.files import write_whole
 from metaaligner_lite.gate import Gate
-from metaaligner_lite.loops import tidy
 
 from .settings import Settings
 from .steps import Needed
@@ -105,7 +104,7 @@ def judged(
     aligned = columns[_ALIGNED]
     found = {"unaligned": columns[proof.UNALIGNED], "tidied": columns[proof.TIDIED], "aligned": aligned}
     if any("preference" in edit.cost for edit in aligned.values()):
-        found["gated"] = {key: _gated(edit) for key, edit in aligned.items()}
+        found["gated"] = {key: proof.gated(edit, Gate()) for key, edit in aligned.items()}
     meaning = Meaning(settings.minilm, settings.work / "meaning.npz")
     pairs = [(edit.case.answer, edit.text) for column in found.values() for edit in column.values()]
     meaning.embed({text for pair in pairs if not intact.stays(*pair) for text in pair})
@@ -113,14 +112,6 @@ def judged(
         name: {key: proof.judged(edit, meaning(edit.case.answer, edit.text)) for key, edit in column.items()}
         for name, column in found.items()
     }
-
-
-def _gated(edit: proof.Edit) -> proof.Edit:
-    """The edit, or the answer where the gate keeps it."""
-    preference = edit.cost.get("preference")
-    if preference is None or Gate().takes(preference, 0.0):
-        return edit
-    return proof.Edit(edit.case, edit.request, tidy(edit.case.answer), edit.cost)
 
 
 def _plan(needed: Needed, requests: Sequence[str], policies: Sequence[str]) -> dict[str, list[proof.Case]]:
