@@ -26,6 +26,7 @@ from .prompts import (
     invocation,
     opens_thoughts,
 )
+from .stutter import StutterFilter, unstuttered
 from .templates import ChatTemplate, run_on_marks
 from .thoughts import ThoughtFilter, split_thoughts
 
@@ -182,6 +183,7 @@ class GgufAligner:
         requests: dict[int, Request] = {}
         opened: dict[int, str] = {}
         editing: ThoughtFilter | None = None
+        told: StutterFilter | None = None
         for i, edit in enumerate(edits):
             try:
                 prompt = self._prompt(edit)
@@ -192,14 +194,15 @@ class GgufAligner:
                 continue
             opened[i] = opens_thoughts(prompt)
             if on_text and not i:
-                editing = ThoughtFilter(on_text, opened[i])
+                told = StutterFilter(on_text, edit.answer.text)
+                editing = ThoughtFilter(told.feed, opened[i])
             requests[i] = self._request(edit, prompt, editing.feed if editing and not i else None)
         numbers = list(requests)
 
         def ended(number: int, text: Generation | MalError) -> None:
             i = numbers[number]
             if isinstance(text, Generation):
-                text = replace(text, text=split_thoughts(text.text, opened[i]).answer)
+                text = _shown(text, opened[i], edits[i].answer)
             found[i] = text
             if on_done:
                 on_done(i, text)
@@ -220,8 +223,9 @@ class GgufAligner:
         for number, text in enumerate(texts):
             if numbers[number] not in found:  # it did not fit
                 ended(number, text)
-        if editing:
+        if editing and told:
             editing.close()
+            told.close()
         return [found[i] for i in range(len(edits))]
 
     def tokens(self, edit: Edit) -> int:
@@ -435,7 +439,8 @@ class EndpointAligner:
         from .endpoint import Listener, NoCompletions, settings_of
 
         # A runaway edit is stopped here: a limit of tokens would count the thoughts of a model that thinks.
-        heard = Listener(on_text, most=0 if self.max_tokens else 4 * len(answer.text) + 1000)
+        told = StutterFilter(on_text, answer.text) if on_text else None
+        heard = Listener(told.feed if told else None, most=0 if self.max_tokens else 4 * len(answer.text) + 1000)
         # An edit repeats on purpose; llama-cpp-python's server and others punish that unless told.
         settings = settings_of(self.sampling, self.chosen | {"repeat_penalty"}, self.max_tokens, self.stops)
 
@@ -451,4 +456,11 @@ class EndpointAligner:
                 self._chats = True
         reply = reply or self.endpoint.chat(messages, settings, heard.feed, halt)
         edit = heard.generation(reply)
-        return replace(edit, text=split_thoughts(edit.text).answer)
+        if told:
+            told.close()
+        return _shown(edit, "", answer)
+
+
+def _shown(edit: Generation, opened: str, answer: Answer) -> Generation:
+    """An edit without what the aligner thought before it, and without sentences that it says twice in a row."""
+    return replace(edit, text=unstuttered(split_thoughts(edit.text, opened).answer, answer.text))

@@ -472,6 +472,15 @@ def test_an_aligner_that_fails_leaves_the_answer(serve):
     assert "answers 500: broken" in found.failure
 
 
+def test_an_edit_says_no_sentence_twice_in_a_row(serve):
+    sentence, told = "We look forward to hearing from you.", []
+    url, _ = serve(events(*(delta(part) for part in ("Thanks. ", sentence, f" {sentence[:9]}", sentence[9:])), END))
+    with Endpoint(Server(url, "tiny")) as endpoint:
+        aligner, weak = EndpointAligner(endpoint), GivenAnswer("Weak.")
+        found = align("Hi", "empathy", policy=weak, aligner=aligner, on_edit=told.append)
+    assert found.text == "".join(told) == f"Thanks. {sentence}"
+
+
 def test_a_runaway_edit_is_stopped(serve):
     words = (delta(f"word{i} ") for i in range(999))
     url, _ = serve(events(*words, END))
