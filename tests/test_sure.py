@@ -74,6 +74,27 @@ def test_which_token_is_next(what, written, bar, chances, chosen):
     assert WORDS[decide(written, bar, **chances)] == WORDS[chosen], what
 
 
+@pytest.mark.parametrize("bar", [None, HALF])
+def test_code_is_copied_whole(bar):
+    fence, words = "```\n", Words(END=0.9, TWO=0.1)
+    sure = SureCopy(bar, ANSWER, words)
+    for token in FIRST[:1]:
+        sure.observe(token)
+    assert sure.decide(words, -1, END, f"{fence}One") == TWO
+    assert sure.decide(words, -1, END, f"{fence}One{fence}") == END
+    assert sure.decide(words, -1, END, "One") == END
+    sure.observe(LATER)  # it has left the answer: its code is its own
+    assert sure.decide(words, -1, END, f"{fence}One Later") == END
+
+
+def test_without_a_bar_sentences_are_the_aligners():
+    words = Words(THREE=0.9, END=0.1)
+    sure = SureCopy(None, ANSWER, words)
+    for token in FIRST:
+        sure.observe(token)
+    assert sure.decide(words, -1, END, "One two.") == END
+
+
 @pytest.mark.parametrize(
     ("text", "begins"),
     [

@@ -36,8 +36,8 @@ class Task:
     tokens are verified in batches; what is written is what the sampler chooses either way (draft.py). From the
     position `adapted_from` on, the context's adapter acts. The text ends before a line that begins with one of `marks`
     (templates.ChatTemplate.marks): the user's next turn, which the model invents; and before any of `stops`, wherever
-    it stands. Once its own `stop` says so, it ends as it is. With `sure`, greedy text repeats a sentence of an answer
-    only if that is sure enough (sure.py).
+    it stands. Once its own `stop` says so, it ends as it is. With `sure`, greedy text follows an answer: its code, and
+    its sentences if that is sure enough (sure.py).
     """
 
     prompt: Sequence[int]

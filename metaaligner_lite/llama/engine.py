@@ -37,7 +37,8 @@ class Request:
     `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
     in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`, and
     before any of `stops`. `on_text` gets it as it grows; `sampling` takes the place of the one for all.
-    With a `bar`, greedy text repeats a sentence of the text that it `edits` only if that is sure enough (sure.py).
+    Greedy text keeps blocks of code of the text that it `edits` whole, and with a `bar` repeats a sentence of it only if
+    that is sure enough (sure.py).
     """
 
     prompt: Prompt
@@ -50,6 +51,11 @@ class Request:
     sampling: Sampling | None = None
     edits: str = ""
     bar: Bar | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the text that it edits must be followed."""
+        return self.bar is not None or "```" in self.edits
 
 
 class Engine:
@@ -156,7 +162,7 @@ class Engine:
         tokens, edit = encode_request(request.prompt, self.model)
         needed = request.expected if max_tokens is None else min(request.expected, max_tokens)
         room = self._room_after(len(tokens), needed)
-        for text in (*request.copies, *([request.edits] if request.bar else ())):
+        for text in (*request.copies, *([request.edits] if request.follows else ())):
             if text not in spelled:
                 spelled[text] = self.model.encode_text(text)
         return Task(
@@ -168,7 +174,7 @@ class Engine:
             edit if adapted else NEVER,
             request.marks,
             request.stops,
-            sure=SureCopy(request.bar, spelled[request.edits], self.model) if request.bar else None,
+            sure=SureCopy(request.bar, spelled[request.edits], self.model) if request.follows else None,
         )
 
     def _context_of(self, tasks: Sequence[Task], in_flight: int, adapted: bool) -> Context:

@@ -5,8 +5,9 @@ put a courtesy before it in a dozen wordings. The likeliest token pits the one a
 that greedy edits keep too much. So before each sentence of the answer, and where it ends, the chance of going on with
 it is held against a bar: 0.5 weighs keeping against all changes together; a higher bar edits more, a lower one less.
 
-Everywhere else, and where the edit has left the answer, the likeliest token is taken as ever. With or without drafts
-the same is chosen. Figures: bench/LOG.md.
+A block of code that an edit goes into with its answer is the answer's to the end: objectives are of prose, and code
+with a line less is broken. Everywhere else, and where the edit has left the answer, the likeliest token is taken as
+ever. With or without drafts the same is chosen. Figures: bench/LOG.md.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ _ITEM_BEGINS = re.compile(r"[ \t]*(?:[-*•#>|]+|\(?\w{1,3}[.)])[ \t]*")
 
 
 class SureCopy:
-    """Decides at the sentences of one answer whether an edit goes on with it; told every token that is written."""
+    """Decides at the sentences of one answer whether an edit goes on with it; told every token that is written.
 
-    def __init__(self, bar: Bar, answer: Sequence[int], model: Model) -> None:
+    Without a `bar` only its blocks of code are looked after.
+    """
+
+    def __init__(self, bar: Bar | None, answer: Sequence[int], model: Model) -> None:
         self._bar, self._answer, self._model = bar, answer, model
         self._place = Drafter(answer)  # follows the edit through the answer
-        self._later = {i: answer[i] for i in _sentences(answer, model)}
+        self._later = {i: answer[i] for i in _sentences(answer, model)} if bar else {}
         self._written = False
 
     def observe(self, token: int) -> None:
@@ -46,7 +50,9 @@ class SureCopy:
     def decide(self, context: Context, place: int, likeliest: int, text: str) -> int:
         """The next token, given the logits at `place`, the likeliest by them and the text so far."""
         at = self._place.at
-        if self._written and not (self._place.follows and _begins_sentence(text)):
+        if self._place.follows and at < len(self._answer) and _in_code(text):
+            return self._answer[at]
+        if not self._bar or (self._written and not (self._place.follows and _begins_sentence(text))):
             return likeliest
         chances = context.chances(place)
         ended = at == len(self._answer)
@@ -89,4 +95,9 @@ def _begins_sentence(text: str) -> bool:
     if not _SENTENCE_ENDS.search(text[-16:]):
         return False
     line = text[text.rfind("\n") + 1 :]
-    return not (line.strip() and _ITEM_BEGINS.fullmatch(line)) and text.count("```") % 2 == 0
+    return not (line.strip() and _ITEM_BEGINS.fullmatch(line)) and not _in_code(text)
+
+
+def _in_code(text: str) -> bool:
+    """Whether a text ends inside a fenced block of code."""
+    return text.count("```") % 2 == 1
