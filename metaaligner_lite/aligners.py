@@ -265,6 +265,11 @@ class GgufAligner:
             bar=self._bar(edit.objectives),
         )
 
+    def barred(self, objectives: Sequence[Objective]) -> bool:
+        """Whether edits toward some objectives are written by a bar that edits more than greedy writing would."""
+        bar = self._bar(objectives)
+        return bar is not None and max(bar.edges, bar.between) > 0.5
+
     def _bar(self, objectives: Sequence[Objective]) -> Bar | None:
         if self.equal or not self.manifest:
             return None

@@ -106,6 +106,10 @@ class BestOf:
         """As the aligner's own."""
         return self.aligner.reading_ahead(query, objectives, on_text, history)
 
+    def barred(self, objectives: Sequence[Objective]) -> bool:
+        """As the aligner's own."""
+        return self.aligner.barred(objectives)
+
     def told(self, turns: Sequence[Message]) -> tuple[str, ...]:
         """What of a conversation the aligner must be told in another way, in words."""
         return self.aligner.told(turns)

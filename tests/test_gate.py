@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from metaaligner_lite import GgufAligner, GivenAnswer, align, open_engine
+from metaaligner_lite.best import best_of
 from metaaligner_lite.gate import Gate
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.model import open_model
 from metaaligner_lite.llama.score import mean_log_likelihood
+from metaaligner_lite.manifest import Manifest
+from metaaligner_lite.objectives import resolve
 from metaaligner_lite.output import notes, record
 
 
@@ -50,6 +53,19 @@ def test_the_answer_stays_where_the_edit_is_not_preferred(tiny_path, gain, taken
     assert without.preference is None
     assert record(correction)["preference"] == pytest.approx(gain)
     assert bool([note for note in notes(correction) if "the answer stays" in note]) is not taken
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.5, True), (-0.2, True), (-0.3, False)])
+def test_an_edit_by_bars_may_be_less_likely(tiny_path, gain, taken):
+    with open_engine(tiny_path, threads=1) as engine:
+        aligner = Chooses(engine, layout="conversation", max_tokens=8)
+        aligner.gain, aligner.manifest = gain, Manifest(base="x", bars={"brevity": [0.3, 0.7], "clarity": [0.3, 0.5]})
+        found = [
+            align("Hi?", name, policy=GivenAnswer("Yes."), aligner=aligner, gate=Gate()).aligned
+            for name in ("brevity", "empathy", "clarity")
+        ]
+        assert [best_of(aligner, 2).barred(resolve(name)) for name in ("brevity", "clarity")] == [True, False]
+    assert found == [taken, gain > 0, gain > 0]
 
 
 def test_a_margin_asks_for_more():

@@ -37,8 +37,8 @@ class Request:
     `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
     in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`, and
     before any of `stops`. `on_text` gets it as it grows; `sampling` takes the place of the one for all.
-    Greedy text keeps blocks of code of the text that it `edits` whole, and with a `bar` repeats a sentence of it only if
-    that is sure enough (sure.py).
+    Greedy text keeps the blocks of code of the text that it `edits` whole, and with a `bar` repeats a sentence of it
+    only if that is sure enough (sure.py).
     """
 
     prompt: Prompt
