@@ -44,6 +44,7 @@ from metaaligner_lite.prompts import Message, chat_prompt
 
 FEWEST, MOST = 25, 220  # words of an answer
 _LONGEST_QUERY = 300  # words
+HALVES = ("choose", "report")
 _TOKENS = 320  # of the base's own answers; what is not ended by then is too long anyway
 
 _JUST_FILE = "eval-only/just-eval/just-eval.jsonl.gz"
@@ -135,6 +136,12 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=REQUESTS, help="sets: brevity brevity,politeness ...")
     parser.add_argument("--n", type=int, default=100, help="answers per policy")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--half",
+        choices=HALVES,
+        default="",
+        help="only one half of the queries, the same ever: choose bars and trainings by the one, report on the other",
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--beside", type=int, default=6, help="requests edited side by side")
     parser.add_argument("--time", type=int, default=0, help="answers per policy edited alone, for seconds")
@@ -163,6 +170,8 @@ def run(options: argparse.Namespace) -> None:
     if options.rows:
         disjoint(cases, options.rows)
     requests = [named(request) for request in options.objectives]
+    if options.half:
+        cases = [case for case in cases if half(case.query) == options.half]
     plan = {request: sample(cases, request, options.n, options.seed) for request in requests}
     timings: dict[str, Any] = {}
     if not options.score_only:
@@ -392,6 +401,11 @@ def dialogue(query: str) -> tuple[tuple[Message, ...], str]:
 
 def _order(query: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}|{query}".encode()).digest()
+
+
+def half(query: str) -> str:
+    """In which half of the queries one is: what was looked at to choose must not be what is reported."""
+    return HALVES[hashlib.sha256(" ".join(words(query)).encode()).digest()[0] % 2]
 
 
 def sample(cases: Sequence[Case], request: str, n: int, seed: int) -> list[Case]:

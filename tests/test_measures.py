@@ -339,6 +339,7 @@ def options(folder, **more):
         "aligner": None,
         "alone": False,
         "gate": False,
+        "half": "",
         "name": "",
         "layout": "",
         "score_only": False,
@@ -455,6 +456,12 @@ def test_tables_tell_what_edits_did(folder):
     assert figures["kept"]["mine"]["brevity"]["facts_changed"] == 0
     assert "| brevity | brevity | 0 [0, 0] n 6 | 0 [0, 0] n 6 | 100 [100, 100] n 6 |" in text
     assert any("+ " + short in line for line in report.examples(1))
+
+
+def test_a_query_is_in_one_half_whoever_answers():
+    halves = [proof.half(f"How is bread number {i} baked?") for i in range(200)]
+    assert 70 < halves.count("choose") < 130
+    assert proof.half("  how is BREAD number 3 baked") == halves[3]
 
 
 def test_what_a_gate_lets_through_is_a_column():
