@@ -8,7 +8,7 @@ from typing import Any
 
 from .aligners import Aligner
 from .errors import EndpointError, MalError, PromptTooLong, UsageError
-from .gate import Gate, barred
+from .gate import Gate, own_margin
 from .generation import Generation, OnText, Stop
 from .loops import tidy
 from .objectives import Objective, resolve
@@ -144,7 +144,7 @@ def judged(
     """What the gate makes of one more round: the correction after it, or what was there before."""
     edit, kept = aligner.likelihoods(after.query, edited, after.objectives, [after.text, edited.text], history)
     preference = edit - kept
-    if gate.takes(edit, kept, barred=barred(aligner, after.objectives)):
+    if gate.takes(edit, kept, own_margin(aligner, after.objectives)):
         return replace(after, preference=preference)
     return replace(before, edits=after.edits, preference=preference)
 

@@ -265,10 +265,9 @@ class GgufAligner:
             bar=self._bar(edit.objectives),
         )
 
-    def barred(self, objectives: Sequence[Objective]) -> bool:
-        """Whether edits toward some objectives are written by a bar that edits more than greedy writing would."""
-        bar = self._bar(objectives)
-        return bar is not None and max(bar.edges, bar.between) > 0.5
+    def margin(self, objectives: Sequence[Objective]) -> float:
+        """By how much an edit must be likelier than its answer to pass a gate (nats per token), by the manifest."""
+        return self.manifest.margin(objective.name for objective in objectives) if self.manifest else 0.0
 
     def _bar(self, objectives: Sequence[Objective]) -> Bar | None:
         if self.equal or not self.manifest:

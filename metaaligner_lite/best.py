@@ -106,9 +106,9 @@ class BestOf:
         """As the aligner's own."""
         return self.aligner.reading_ahead(query, objectives, on_text, history)
 
-    def barred(self, objectives: Sequence[Objective]) -> bool:
+    def margin(self, objectives: Sequence[Objective]) -> float:
         """As the aligner's own."""
-        return self.aligner.barred(objectives)
+        return self.aligner.margin(objectives)
 
     def told(self, turns: Sequence[Message]) -> tuple[str, ...]:
         """What of a conversation the aligner must be told in another way, in words."""

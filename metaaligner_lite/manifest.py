@@ -30,6 +30,7 @@ class Manifest:
     layout: str = ""
     objectives: Mapping[str, str] = field(default_factory=dict)  # trained ones: name -> description
     bars: Mapping[str, Any] = field(default_factory=dict)  # objective -> [edges, between], of llama/sure.py
+    gates: Mapping[str, Any] = field(default_factory=dict)  # objective -> margin of gate.py, nats per token
     base: str = ""  # the model the training started from
     fingerprint: str = ""  # of that base, whatever its quantization (gguf_file.base_fingerprint); "" if not known
     data: str = ""  # SHA-256 of the training rows
@@ -68,6 +69,12 @@ class Manifest:
                     f"{source}: manifest key 'bars' gives {objective!r} {json.dumps(bar)[:60]}, "
                     "expected two numbers from 0 to 1: for the text's edges, and between its sentences"
                 )
+        for objective, margin in known.get("gates", {}).items():
+            if not (_is_number(margin) and abs(margin) <= _FARTHEST):
+                raise FileProblem(
+                    f"{source}: manifest key 'gates' gives {objective!r} {json.dumps(margin)[:60]}, "
+                    f"expected a number from -{_FARTHEST} to {_FARTHEST}: nats per token"
+                )
         return cls(**known)
 
     def bar(self, objectives: Iterable[str]) -> Bar | None:
@@ -75,12 +82,23 @@ class Manifest:
         found = [self.bars[name] for name in objectives if name in self.bars]
         return Bar(*map(max, zip(*found, strict=True))) if found else None
 
+    def margin(self, objectives: Iterable[str]) -> float:
+        """By how much an edit must be likelier than its answer to pass a gate: what the most lenient asks for."""
+        return min((float(self.gates[name]) for name in objectives if name in self.gates), default=0.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
 
 
-_MAPPINGS = {"objectives", "bars", "recipe", "metrics", "conversion"}
+_FARTHEST = 100
+
+
+_MAPPINGS = {"objectives", "bars", "gates", "recipe", "metrics", "conversion"}
 
 
 def read(folder: Path) -> Manifest | None:

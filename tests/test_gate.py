@@ -7,6 +7,7 @@ import pytest
 
 from metaaligner_lite import GgufAligner, GivenAnswer, align, open_engine
 from metaaligner_lite.best import best_of
+from metaaligner_lite.errors import FileProblem
 from metaaligner_lite.gate import Gate
 from metaaligner_lite.llama.context import Context
 from metaaligner_lite.llama.model import open_model
@@ -56,16 +57,24 @@ def test_the_answer_stays_where_the_edit_is_not_preferred(tiny_path, gain, taken
 
 
 @pytest.mark.parametrize(("gain", "taken"), [(0.5, True), (-0.2, True), (-0.3, False)])
-def test_an_edit_by_bars_may_be_less_likely(tiny_path, gain, taken):
+def test_an_aligner_may_name_margins_of_its_own(tiny_path, gain, taken):
     with open_engine(tiny_path, threads=1) as engine:
         aligner = Chooses(engine, layout="conversation", max_tokens=8)
-        aligner.gain, aligner.manifest = gain, Manifest(base="x", bars={"brevity": [0.3, 0.7], "clarity": [0.3, 0.5]})
+        aligner.gain, aligner.manifest = gain, Manifest(base="x", gates={"brevity": -0.25})
         found = [
             align("Hi?", name, policy=GivenAnswer("Yes."), aligner=aligner, gate=Gate()).aligned
-            for name in ("brevity", "empathy", "clarity")
+            for name in ("brevity", "brevity,empathy", "clarity")
         ]
-        assert [best_of(aligner, 2).barred(resolve(name)) for name in ("brevity", "clarity")] == [True, False]
-    assert found == [taken, gain > 0, gain > 0]
+        assert [best_of(aligner, 2).margin(resolve(name)) for name in ("brevity", "clarity")] == [-0.25, 0.0]
+    assert found == [taken, taken, gain > 0]
+
+
+@pytest.mark.parametrize("margin", ["true", '"-1"', "1e9", "NaN", "[0]"])
+def test_a_manifest_names_margins_in_numbers(margin):
+    with pytest.raises(FileProblem, match="test: manifest key 'gates' gives 'brevity' .*nats per token"):
+        Manifest.from_json(f'{{"gates": {{"brevity": {margin}}}}}', "test")
+    manifest = Manifest.from_json('{"gates": {"brevity": -0.25, "clarity": 0.1}}', "test")
+    assert [manifest.margin(names) for names in (["brevity", "clarity"], ["clarity"], ["empathy"])] == [-0.25, 0.1, 0]
 
 
 def test_a_margin_asks_for_more():

@@ -98,7 +98,7 @@ def _print_manifest(manifest: dict[str, Any] | None, width: int) -> None:
     if manifest is None:
         print(f"{'manifest':{width}}  none: as an aligner it needs --layout")
         return
-    for key in ("role", "kind", "layout", "objectives", "bars", "base", "data", "conversion", "made_by"):
+    for key in ("role", "kind", "layout", "objectives", "bars", "gates", "base", "data", "conversion", "made_by"):
         value = manifest[key]
         if isinstance(value, dict):
             value = ", ".join(value if key == "objectives" else (f"{k} {v}" for k, v in value.items()))

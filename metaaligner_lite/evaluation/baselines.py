@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..align import Correction
 from ..aligners import GgufAligner
 from ..errors import MalError, PromptTooLong
-from ..gate import Gate, barred
+from ..gate import Gate, own_margin
 from ..gguf_file import sampled_digest
 from ..loops import tidy
 from ..many import Case, align_many
@@ -110,8 +110,8 @@ def with_gate(
             if held is None:
                 held = _judged(item, edit, aligner)
                 kept.put(key, {"gate": who, **held})
-            own = barred(aligner, item.requested)
-            text = edit if "edit" in held and gate.takes(held["edit"], held["answer"], barred=own) else answer
+            own = own_margin(aligner, item.requested)
+            text = edit if "edit" in held and gate.takes(held["edit"], held["answer"], own) else answer
         gated.append(replace(item, texts={**item.texts, variant: text}))
         progress(variant, number, len(items))
     return gated
