@@ -30,14 +30,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from machine import Bystanders, Result, machine
 
 from metaaligner_lite import GgufAligner, GivenAnswer, open_engine, resolve
+from metaaligner_lite.aligners import Edit
 from metaaligner_lite.batch import Job, align_rows
+from metaaligner_lite.generation import OnText
 from metaaligner_lite.journal import Journal
+from metaaligner_lite.llama.engine import Request
 from metaaligner_lite.llama.machine import hardware_threads
 from metaaligner_lite.llama.unpacked import unpacked
 from metaaligner_lite.objectives import Objective
@@ -96,10 +100,13 @@ def processor(options: argparse.Namespace) -> float:
 
 
 class Likeliest(GgufAligner):
-    """An aligner without bars."""
+    """An aligner without bars, and without a rule for code."""
 
     def _bar(self, objectives: Sequence[Objective]) -> None:
         return None
+
+    def _request(self, edit: Edit, prompt: Prompt, on_text: OnText | None) -> Request:
+        return replace(super()._request(edit, prompt, on_text), keeps_code=False)
 
 
 Contestant = Callable[[list[Row]], tuple[int, dict[bytes, str]]]

@@ -263,11 +263,18 @@ class GgufAligner:
             sampling=edit.sampling,
             edits=edit.answer.text,
             bar=self._bar(edit.objectives),
+            # What an aligner was trained on is of prose; another objective may ask for comments in the code.
+            keeps_code=all(objective.name in self.known for objective in edit.objectives),
         )
 
     def margin(self, objectives: Sequence[Objective]) -> float:
-        """By how much an edit must be likelier than its answer to pass a gate (nats per token), by the manifest."""
-        return self.manifest.margin(objective.name for objective in objectives) if self.manifest else 0.0
+        """By how much an edit must be likelier than its answer to pass a gate (nats per token), by the manifest.
+
+        It goes with bars, which act where edits are greedy: elsewhere 0.
+        """
+        if self.equal or not self.manifest or not self.sampling.plain:
+            return 0.0
+        return self.manifest.margin(objective.name for objective in objectives)
 
     def _bar(self, objectives: Sequence[Objective]) -> Bar | None:
         if self.equal or not self.manifest:

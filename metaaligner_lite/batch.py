@@ -280,7 +280,7 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
         "objectives": {objective.name: objective.description for objective in objectives},
         "system text": job.reading.system,
         "rounds": job.rounds,
-        "gate": ("the aligner's own" if job.gate.margin is None else job.gate.margin) if job.gate else None,
+        "gate": asdict(job.gate) if job.gate else None,
         **({"best of": job.best_of} if job.best_of > 1 else {}),
         "layout": aligner.layout,
     }

@@ -25,6 +25,11 @@ class Sampling:
     repeat_penalty: float = 1.0
     dry: float = 0.0
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is the likeliest token that is taken, and nothing else counts."""
+        return self.temperature <= 0 and self.repeat_penalty == 1 and not self.dry
+
 
 GREEDY = Sampling()
 _AGAIN = 0.7  # the temperature where a greedy text would only come again

@@ -42,7 +42,7 @@ class AlignedOptions(llm.Options):
     seed: int = Field(0, ge=0, lt=2**32, description="Makes sampling repeatable")
     rounds: int = Field(1, ge=1, description="Edit the edit, up to so many times in all")
     best_of: int = Field(1, ge=1, description="The likeliest of so many edits")
-    gate: bool = Field(False, description="Keep the answer where the aligner holds it likelier than its edit")
+    gate: bool = Field(False, description="Keep the answer where the aligner itself holds its edit too unlikely")
     ctx_size: int = Field(0, ge=0, description="Most tokens of prompt and text together")
     threads: int = Field(0, ge=0, description="CPU threads")
 

@@ -295,6 +295,12 @@ def test_seed_repeats_and_temperature_matters(align):
     assert text(*warm, 5) != text(*warm, 6)
 
 
+def test_a_batch_of_answers_takes_no_temperature(mal, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"query": "Hi?", "answer": "Yes."}\n', encoding="utf-8")
+    code, _, err = mal("batch", tmp_path / "in.jsonl", tmp_path / "out.jsonl", "-o", "brevity", "--temperature", 1)
+    assert (code, "every row has an answer, so --temperature has nothing to act on" in err) == (2, True)
+
+
 def test_a_temperature_needs_a_policy(align):
     code, _, err = align("Hello?", "--answer", "Fine.", "-o", "empathy", "--temperature", 1)
     assert (code, "nothing to act on; --edit-temperature is the aligner's" in err) == (2, True)

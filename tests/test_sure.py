@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from metaaligner_lite import GgufAligner, GivenAnswer, align_each, open_engine
+from metaaligner_lite.aligners import Edit
 from metaaligner_lite.errors import FileProblem
 from metaaligner_lite.generation import Bar
+from metaaligner_lite.llama.engine import Request
 from metaaligner_lite.llama.sure import SureCopy, _begins_sentence
 from metaaligner_lite.manifest import Manifest
 from metaaligner_lite.models import BASE, shipped_adapter
+from metaaligner_lite.objectives import resolve
+from metaaligner_lite.policies import Answer
 
 WORDS = ["<end>", "One", " two", ".", " Three", " Four", " five", "\n", "Thanks", "!", " Later"]
 END, ONE, TWO, DOT, THREE, FOUR, FIVE, LINE, THANKS, BANG, LATER = range(len(WORDS))
@@ -74,17 +78,45 @@ def test_which_token_is_next(what, written, bar, chances, chosen):
     assert WORDS[decide(written, bar, **chances)] == WORDS[chosen], what
 
 
+class Letters(Words):
+    """A vocabulary of characters."""
+
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode()
+
+
+CODED = "See:\n```\nx = 1\ny = 2\n```\nIt is done."
+WRITES = ord("~")
+
+
 @pytest.mark.parametrize("bar", [None, HALF])
-def test_code_is_copied_whole(bar):
-    fence, words = "```\n", Words(END=0.9, TWO=0.1)
-    sure = SureCopy(bar, ANSWER, words)
-    for token in FIRST[:1]:
-        sure.observe(token)
-    assert sure.decide(words, -1, END, f"{fence}One") == TWO
-    assert sure.decide(words, -1, END, f"{fence}One{fence}") == END
-    assert sure.decide(words, -1, END, "One") == END
-    sure.observe(LATER)  # it has left the answer: its code is its own
-    assert sure.decide(words, -1, END, f"{fence}One Later") == END
+@pytest.mark.parametrize(
+    ("answer", "written", "copied"),
+    [
+        (CODED, "See:\n```\nx = 1\n", True),
+        (CODED, "Now see:\n```\nx = 1\ny = 2\n", True),  # up to the end of the fence
+        (CODED, "See:\n```\nx = 1\ny = 2\n```", False),
+        (CODED, "Try:\n```\ngo(x", False),  # a block of its own
+        (CODED, "See:\n", False),  # before the block anything may come
+        (CODED, "Se:\n```\nx", False),  # too little was copied to know which block this is
+        ("Write ``` before and after code. See you then.", "Write ``` before and ", False),
+        ("See:\n```\nx = 1\ny = 2", "See:\n```\nx = 1\n", False),  # it does not end
+        (CODED.replace("```", "---"), "See:\n---\nx = 1\n", False),
+    ],
+)
+def test_code_is_copied_whole(bar, answer, written, copied):
+    letters = Letters()
+    letters._chances = np.zeros(200, dtype=np.float32)
+    sure = SureCopy(bar, [ord(letter) for letter in answer], letters)
+    for letter in written:
+        sure.observe(ord(letter))
+    if bar and not copied:  # at a sentence the bar may decide otherwise: only code is asked here
+        written = "a"
+    assert (sure.decide(letters, -1, WRITES, written) != WRITES) is copied
+    free = SureCopy(None, [ord(letter) for letter in answer], letters, keeps_code=False)
+    for letter in written:
+        free.observe(ord(letter))
+    assert free.decide(letters, -1, WRITES, written) == WRITES
 
 
 def test_without_a_bar_sentences_are_the_aligners():
@@ -157,3 +189,26 @@ def test_the_boldest_objective_sets_the_bar_at_each_place():
 def test_a_damaged_bar_is_named(bar):
     with pytest.raises(FileProblem, match=r"test: manifest key 'bars' gives 'brevity' .*two numbers from 0 to 1"):
         Manifest.from_json(f'{{"bars": {{"brevity": {bar}}}}}', "test")
+
+
+@pytest.mark.parametrize(
+    ("more", "follows"),
+    [
+        ({}, False),
+        ({"bar": HALF}, True),
+        ({"keeps_code": True}, False),
+        ({"keeps_code": True, "edits": "```\nx\n```"}, True),
+        ({"edits": "```\nx\n```"}, False),
+    ],
+)
+def test_which_requests_are_followed(more, follows):
+    assert Request((), **more).follows is follows
+
+
+def test_code_is_kept_for_what_an_aligner_was_trained_on(tiny_path):
+    with open_engine(tiny_path, threads=1) as engine:
+        aligner = GgufAligner(engine, layout="conversation")
+        aligner.known = {"brevity": "The response should be short."}
+        asked = [resolve("brevity"), resolve("brevity, comments: The code should have comments.")]
+        found = [aligner._request(Edit("Q", Answer("A"), wanted), (), None).keeps_code for wanted in asked]
+    assert found == [True, False]

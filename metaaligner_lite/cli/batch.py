@@ -175,6 +175,11 @@ def batch(
     found = survey(job)
     for note in found.notes:
         say(note)
+    if temperature and not found.unanswered:
+        raise UsageError(
+            "every row has an answer, so --temperature has nothing to act on; "
+            "--edit-temperature is the aligner's (an edit is best greedy)"
+        )
     choice = Choice(
         policy,
         aligner,

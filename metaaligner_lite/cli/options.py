@@ -156,7 +156,7 @@ BestOf = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Use an adapter over another base than it was trained on.")]
 Gate = Annotated[
     bool,
-    typer.Option("--gate/--no-gate", help="Keep the answer where the aligner itself holds it likelier than its edit."),
+    typer.Option("--gate/--no-gate", help="Keep the answer where the aligner itself holds its edit too unlikely."),
 ]
 
 

@@ -98,7 +98,7 @@ def with_gate(
     of: str = ALIGNED,
     progress: Progress = lambda *_: None,
 ) -> list[Item]:
-    """The items with the edit where the aligner holds it likelier than the answer, else the answer."""
+    """The items with the edit where the gate takes it, else the answer."""
     gate, who = Gate(), identity(aligner)
     gated = []
     for number, item in enumerate(items, 1):

@@ -435,7 +435,7 @@ def _beginning(letters: Iterable[str]) -> str:
 @contextmanager
 def _sampler(sampling: Sampling, context: Context) -> Iterator[Callable[[Context, int], int]]:
     """Greedy, or llama.cpp's sampler chain: penalties, top-k, top-p, min-p, temperature and a seeded draw."""
-    if sampling.temperature <= 0 and sampling.repeat_penalty == 1 and not sampling.dry:
+    if sampling.plain:
         yield Context.likeliest
         return
     lib = library()

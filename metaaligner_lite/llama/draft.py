@@ -96,6 +96,11 @@ class Drafter:
         """Whether the last token was the expected one."""
         return self._streak > 0
 
+    @property
+    def streak(self) -> int:
+        """How many tokens in a row were the expected ones."""
+        return self._streak
+
     def propose(self, limit: int, costs: BatchCosts, others: int = 0) -> list[int]:
         """The tokens worth verifying next, at most `limit`; often none. `others` tokens travel in the same batch."""
         ahead = self._source[self._at : self._at + min(limit, MOST)]

@@ -37,8 +37,8 @@ class Request:
     `expected` tokens must have room, about `usual` ones are enough. `copies` are texts that will probably be repeated
     in parts: drafts are taken from them. The text ends before a turn of the user's that begins with one of `marks`, and
     before any of `stops`. `on_text` gets it as it grows; `sampling` takes the place of the one for all.
-    Greedy text keeps the blocks of code of the text that it `edits` whole, and with a `bar` repeats a sentence of it
-    only if that is sure enough (sure.py).
+    With a `bar`, greedy text repeats a sentence of the text that it `edits` only if that is sure enough; if it
+    `keeps_code`, it copies blocks of code whole (sure.py).
     """
 
     prompt: Prompt
@@ -51,11 +51,12 @@ class Request:
     sampling: Sampling | None = None
     edits: str = ""
     bar: Bar | None = None
+    keeps_code: bool = False
 
     @property
     def follows(self) -> bool:
         """Whether the text that it edits must be followed."""
-        return self.bar is not None or "```" in self.edits
+        return self.bar is not None or (self.keeps_code and "```" in self.edits)
 
 
 class Engine:
@@ -165,6 +166,9 @@ class Engine:
         for text in (*request.copies, *([request.edits] if request.follows else ())):
             if text not in spelled:
                 spelled[text] = self.model.encode_text(text)
+        sure = None
+        if request.follows:
+            sure = SureCopy(request.bar, spelled[request.edits], self.model, request.keeps_code)
         return Task(
             tokens,
             min(request.usual if max_tokens is None else max_tokens, room),
@@ -174,7 +178,7 @@ class Engine:
             edit if adapted else NEVER,
             request.marks,
             request.stops,
-            sure=SureCopy(request.bar, spelled[request.edits], self.model) if request.follows else None,
+            sure=sure,
         )
 
     def _context_of(self, tasks: Sequence[Task], in_flight: int, adapted: bool) -> Context:
