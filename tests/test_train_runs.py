@@ -602,6 +602,8 @@ def test_the_estimate_counts_the_weights(base):
     found = estimate(base, recipes.load(None))
     parameters = sum(value.numel() for value in load_file(base / "model.safetensors").values())
     assert found.base == 4 * parameters and found.adapter > 0 and found.batch > 0
+    assert found.total - found.needed == found.program
+    assert (found.program > 0) is ("program" in str(found)) is not lora.cuda()
 
 
 def test_the_estimate_knows_that_a_long_edit_is_a_batch_alone(base):

@@ -11,7 +11,7 @@ from typing import Any
 
 from metaaligner_lite.errors import ModelError
 
-from .lora import cuda
+from .lora import cuda, memory
 from .packed import BLOCK, obstacle
 from .progress import Progress
 from .recipe import Recipe
@@ -21,21 +21,30 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes: of the base's weights, of the adapter with its gradients and Adam moments, of one batch."""
+    """Bytes: of the base's weights, of the adapter with its gradients and Adam moments, of one batch.
+
+    In main memory the program itself, with the libraries that it has loaded by now, counts as well.
+    """
 
     base: int
     adapter: int
     batch: int
+    program: int = 0
 
     @property
     def total(self) -> int:
         """All together."""
+        return self.needed + self.program
+
+    @property
+    def needed(self) -> int:
+        """What is still to be found."""
         return self.base + self.adapter + self.batch
 
     def __str__(self) -> str:
         return (
             f"about {self.total / _GIB:.1f} GiB (base {self.base / _GIB:.1f}, adapter {self.adapter / _GIB:.1f}, "
-            f"batch {self.batch / _GIB:.1f})"
+            f"batch {self.batch / _GIB:.1f}" + (f", program {self.program / _GIB:.1f})" if self.program else ")")
         )
 
 
@@ -65,7 +74,7 @@ def estimate(base: Path, recipe: Recipe) -> Estimate | None:
         batch = _packed(config, recipe, tokens, kept) + 3 * 4 * min(BLOCK, tokens) * vocabulary
     else:  # logits are made for the edits alone, about half of the tokens: once in 16 bit, three times in 32
         batch = tokens * (per_token + 0.5 * 14 * vocabulary)
-    return Estimate(round(held), adapter, round(batch))
+    return Estimate(round(held), adapter, round(batch), 0 if cuda() else memory())
 
 
 def _packed(config: Mapping[str, Any], recipe: Recipe, tokens: int, kept: float) -> float:
@@ -99,7 +108,7 @@ def check(base: Path, recipe: Recipe, progress: Progress) -> None:
             f"merging afterwards takes about {whole / _GIB:.1f} GiB of main memory, and {main / _GIB:.1f} are free "
             "now; if it fails, free some and repeat the command with --resume: nothing is trained twice"
         )
-    if need.total > free:
+    if need.needed > free:
         advice = "" if recipe.training.gradient_checkpointing else " or set training.gradient_checkpointing = true"
         tokens, length = recipe.training.batch_tokens, recipe.data.max_length
         lower = f"training.batch_tokens ({tokens})" if tokens >= length else f"data.max_length ({length})"
