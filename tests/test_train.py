@@ -138,13 +138,24 @@ def test_the_manifest_names_what_recurs_and_no_objective_of_one_row(tmp_path):
     assert [objective.name for objective in _objectives(rows[1:2])] == ["bowl", "empathy"]
 
 
-def test_the_card_names_the_model_whatever_its_base_is_called(tmp_path):
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ('a: "b" # c', 'a: "b" # c'),
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct"),
+        ("qwen3-0.6b-q4_k_m.gguf", "qwen3-0.6b"),
+        ("model-BF16.gguf", "model"),
+        ("model.gguf", "model"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_the_card_names_the_model_whatever_its_base_is_called(tmp_path, base, name):
     import gguf
 
     from mal_train.report import write_card
 
-    write_card(manifest.Manifest(base='a: "b" # c', layout="conversation"), tmp_path)
-    assert gguf.Metadata.load(None, tmp_path, None, 1).name == 'Aligner on a: "b" # c'
+    write_card(manifest.Manifest(base=base, layout="conversation"), tmp_path)
+    assert gguf.Metadata.load(None, tmp_path, None, 1).name == f"Aligner on {name}"
 
 
 # --- recipe ---

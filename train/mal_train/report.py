@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -64,19 +65,24 @@ def _held_out(results: Sequence[StageResult]) -> list[str]:
     return ["| held-out queries | loss, best | token accuracy there | at step |", "|---|---|---|---|", *rows, ""]
 
 
+# What a GGUF file's name says behind the model's: converted, the aligner gets a type of its own.
+_QUANTIZED = re.compile(r"([.-](I?Q\d\w*|B?F\d\d))?\.gguf\Z", re.IGNORECASE)
+
+
 def write_card(made: Manifest, folder: Path) -> None:
     """Write README.md, the model card, into a model folder."""
+    named = _QUANTIZED.sub("", made.base)
     files = "an activated LoRA adapter; it acts from the edit request on" if made.kind == "activated" else "an aligner"
     metrics = "\n".join(f"| {name} | {value:g} |" for name, value in made.metrics.items())
     objectives = "\n".join(f"- {name}: {description}" for name, description in made.objectives.items())
     card = f"""---
-model_name: {json.dumps(f"Aligner on {made.base}")}
+model_name: {json.dumps(f"Aligner on {named}")}
 base_model: {json.dumps(made.base)}
 library_name: {"peft" if folder.name == "adapter" else "transformers"}
 tags: [metaaligner, alignment, text-editing]
 ---
 
-# Aligner on {made.base}
+# Aligner on {named}
 
 This is {files}: a model that edits the answer of any language model toward objectives named in the request.
 It was trained with {made.made_by} by the method of MetaAligner (arXiv 2403.17141), with LoRA; metaaligner.json
