@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .aligners import Aligner
+from .aligners import Aligner, check_gate
 from .errors import EndpointError, MalError, PromptTooLong, UsageError
 from .gate import Gate, own_margin
 from .generation import Generation, OnText, Stop
@@ -97,6 +97,7 @@ def align_each(
     """
     if not query.strip():
         raise UsageError("the query is empty; give a question or a message to answer")
+    check_gate(aligner, gate)
     wanted = [tuple(resolve(objectives)) for objectives in objective_sets]
     # A policy that knows no turns is asked single questions as ever; nor does every policy know how to stop.
     turns: dict[str, Any] = {"history": history} if history else {}

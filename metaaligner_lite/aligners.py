@@ -32,6 +32,7 @@ from .thoughts import ThoughtFilter, split_thoughts
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
+    from .gate import Gate
     from .llama.engine import Engine, Request
 
 _AHEAD = 120  # characters of an answer, about a batch of 30 tokens
@@ -430,7 +431,11 @@ class EndpointAligner:
         history: Sequence[Message] = (),
     ) -> list[float]:
         """Raises UsageError: a server tells no likelihoods of texts that it did not write."""
-        raise UsageError(
+        raise self.silent()
+
+    def silent(self) -> UsageError:
+        """What to say where a gate is asked for."""
+        return UsageError(
             f"the server {self.endpoint.server.name} tells no likelihoods, which the gate compares; leave `gate` out"
         )
 
@@ -475,3 +480,9 @@ class EndpointAligner:
 def _shown(edit: Generation, opened: str, answer: Answer) -> Generation:
     """An edit without what the aligner thought before it, and without sentences that it says twice in a row."""
     return replace(edit, text=unstuttered(split_thoughts(edit.text, opened).answer, answer.text))
+
+
+def check_gate(aligner: object, gate: Gate | None) -> None:
+    """Raise UsageError where a server is to be judged by a gate, before anything is written."""
+    if gate is not None and isinstance(aligner, EndpointAligner):
+        raise aligner.silent()

@@ -31,6 +31,7 @@ from .records import SUFFIXES, WRITTEN, Fields, Record, kind_of, writing_records
 from .rows import Columns, Reading, Row, is_request, read_rows
 
 if TYPE_CHECKING:
+    from .llama.engine import Engine
     from .pair import Pair
 
 _WINDOW = 16  # times as many rows as are in flight are sorted together: neighbours share the beginnings of prompts
@@ -73,6 +74,7 @@ class Survey:
     rows: int = 0
     unanswered: int = 0
     requests: int = 0  # lines of OpenAI's batch format
+    others: int = 0  # records of other forms
     fields: Fields = field(default_factory=Fields)
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -131,10 +133,13 @@ def survey(job: Job) -> Survey:
         found.rows += 1
         found.fields.observe(row.record)
         found.requests += is_request(row.record)
+        found.others += bool(row.record) and not is_request(row.record)
         found.unanswered += row.case is not None and row.case.answer is None
         found.notes |= dict.fromkeys(row.notes)
     if not found.rows:
         raise DataError(f"{job.source} has no rows")
+    if not job.reference and (hidden := [name for name in _columns(job) if name in found.fields.kinds]):
+        found.notes[f"the output's own columns take the place of the source's: {', '.join(hidden)}"] = None
     return found
 
 
@@ -167,8 +172,6 @@ def run(job: Job, found: Survey, pair: Pair, progress: Progress = lambda _: None
             progress(tally)
 
         waiting = _waiting(job, journal, tally, ended)
-        if tally.kept:
-            progress(tally)
         (do or align_rows)(waiting, pair, job, shared=found.unanswered > 0, on_done=ended)
         _write(job, found, journal)
         tally.seconds = time.monotonic() - began
@@ -296,22 +299,31 @@ def settings(job: Job, found: Survey, pair: Pair) -> dict[str, Any]:
             "max tokens": aligner.max_tokens,
             "context": aligner.engine.limit,
             "drafts": aligner.draft,
+            "runs as": _runs_as(aligner.engine),
         }
     elif isinstance(aligner, EndpointAligner):
         told |= {"aligner": _served(aligner), "sampling": asdict(aligner.sampling), "max tokens": aligner.max_tokens}
+        told["sampling that is sent"] = sorted(aligner.chosen)
     if found.unanswered and isinstance(policy, EndpointPolicy):
         told |= {"policy": _served(policy), "policy's sampling": asdict(policy.sampling)}
-        told["policy's max tokens"] = policy.max_tokens
+        told |= {"policy's max tokens": policy.max_tokens, "policy's sampling that is sent": sorted(policy.chosen)}
     if found.unanswered and isinstance(policy, GgufPolicy):
         told |= {
             "policy": _file(policy.engine.model.path),
             "policy's prompt": text_of(chat_prompt([Message("user", "query")], policy.template)),
             "policy's sampling": asdict(policy.sampling),
+            "policy runs as": _runs_as(policy.engine),
         }
     return told
 
 
 _SAMPLE = (Objective("name", "description"),)
+
+
+def _runs_as(engine: Engine) -> list[str]:
+    """What rounds differently: the type of the KV cache, a copy of the weights as F16, a GPU."""
+    model = engine.model
+    return [engine.kv, *(["F16"] if model.unpacked else []), *(["GPU"] if model.on_gpu else [])]
 
 
 def _served(part: EndpointPolicy | EndpointAligner) -> str:
@@ -337,7 +349,8 @@ def _waiting(job: Job, journal: Journal, tally: Tally, ended: Callable[[Row, Rec
 
 def _write(job: Job, found: Survey, journal: Journal) -> None:
     """Write the output in the order of the source, through the disk, then under its name."""
-    answers = found.requests == found.rows and not job.reference and kind_of(job.out) in {".jsonl", ".ndjson"}
+    lines = kind_of(job.out) in {".jsonl", ".ndjson"} and not job.reference
+    answers = lines and found.requests > 0 and not found.others
     fields = Fields()
     fields.kinds = dict.fromkeys(_REFERENCE, str) if job.reference else found.fields.kinds | _columns(job)
     like = job.source if kind_of(job.source) == kind_of(job.out) == ".parquet" else None
@@ -409,7 +422,7 @@ def _response(row: Row, result: Record, job: Job) -> Record:
     line: Record = {"id": f"batch_req_{row.key.hex() or name}", "custom_id": name, "response": None, "error": None}
     if error:
         line["error"] = {"code": error["type"], "message": f"{row.place}: {error['message']}"}
-    else:
+    if result.get("text"):
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": result["text"]},

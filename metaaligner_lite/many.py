@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .align import Correction, after_round, align, judged, nothing_to_edit
-from .aligners import Aligner, Edit, GgufAligner
+from .aligners import Aligner, Edit, GgufAligner, check_gate
 from .errors import MalError, PromptTooLong
 from .gate import Gate
 from .generation import Generation, OnText, Stop
@@ -49,6 +49,7 @@ def align_many(
     the edits; of servers `concurrency` cases are asked at once. A case that cannot be answered or edited at all ends as
     its error. Raises what stops them all, a ModelError.
     """
+    check_gate(aligner, gate)
     if not isinstance(aligner, GgufAligner) or not isinstance(policy, GgufPolicy | GivenAnswer):
         _at_once(cases, policy, aligner, on_done, rounds, concurrency, gate)
         return

@@ -248,10 +248,11 @@ def _editing(engine: Engine | Endpoint, found: Plan, choice: Choice) -> GgufAlig
     from .endpoint import Endpoint
 
     if isinstance(engine, Endpoint):
-        known = models.shipped_objectives() if choice.layout == BRIEF else {}
+        layout = choice.layout or (BRIEF if _holds_the_shipped(engine) else "")
+        known = models.shipped_objectives() if layout == BRIEF else {}
         return EndpointAligner(
             engine,
-            layout=choice.layout,
+            layout=layout,
             known=known,
             sampling=editing(choice.sampling, choice.edit_temperature),
             chosen=choice.chosen,
@@ -269,6 +270,12 @@ def _editing(engine: Engine | Endpoint, found: Plan, choice: Choice) -> GgufAlig
         max_tokens=choice.max_tokens,
         draft=choice.draft,
     )
+
+
+def _holds_the_shipped(server: Endpoint) -> bool:
+    """Whether a server says that it applies the adapter that ships, which wants its own layout."""
+    shipped = models.shipped_adapter()
+    return shipped is not None and shipped.path.name in server.adapters()
 
 
 def _notes(

@@ -24,6 +24,7 @@ from metaaligner_lite.policies import GgufPolicy, GivenAnswer
 from metaaligner_lite.prompts import CONVERSATION
 from metaaligner_lite.records import read_records
 from metaaligner_lite.rows import Columns, Reading, read_rows
+from metaaligner_lite.testing import FakeAligner
 
 EMPATHY = tuple(resolve("empathy"))
 
@@ -255,6 +256,29 @@ def test_openai_lines_in_and_out(tmp_path):
     assert (body["model"], body["weak_answer"], body["usage"]["completion_tokens"]) == ("m", "echo q 1", 2)
     assert (second["response"], second["error"]["code"]) == (None, "DataError")
     assert "occurs before" in third["error"]["message"]
+
+
+def test_openai_lines_that_cannot_be_read_or_edited(tmp_path):
+    """One is an error in the same form; the answer of a failed edit is there beside the error."""
+
+    def line(name, text):
+        return json.dumps({"custom_id": name, "body": {"messages": [{"role": "user", "content": text}]}})
+
+    (tmp_path / "in.jsonl").write_text(f"{line('a', 'q')}\nno JSON\n{line('b', 'fail')}\n", encoding="utf-8")
+    job = Job(tmp_path / "in.jsonl", tmp_path / "out.jsonl", reading())
+    aligner = FakeAligner(lambda text, _: EndpointError("gone") if "fail" in text else text.upper())
+    run(job, survey(job), Pair(Echo(), aligner))
+    first, second, third = records(job.out)
+    assert first["response"]["body"]["choices"][0]["message"]["content"] == "ECHO Q 0"
+    assert (second["response"], second["error"]["code"]) == (None, "DataError")
+    assert third["response"]["body"]["choices"][0]["message"]["content"] == "echo fail 0"
+    assert third["error"]["code"] == "EndpointError"
+
+
+def test_columns_that_the_output_takes_over_are_told(tmp_path):
+    rows = [{"query": "q", "answer": "a", "outcome": "won", "error": "none", "seconds_left": 1}]
+    job = Job(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", reading())
+    assert list(survey(job).notes) == ["the output's own columns take the place of the source's: outcome, error"]
 
 
 def test_the_columns_of_the_papers_code(tmp_path):

@@ -20,6 +20,7 @@ import tiny
 pytest.importorskip("httpx2")
 
 from metaaligner_lite import (
+    Choice,
     Endpoint,
     EndpointAligner,
     EndpointPolicy,
@@ -31,9 +32,11 @@ from metaaligner_lite import (
     Server,
     align,
     open_engine,
+    open_pair,
 )
 from metaaligner_lite.errors import EndpointError, MalError, UsageError
-from metaaligner_lite.models import BASE
+from metaaligner_lite.gate import Gate
+from metaaligner_lite.models import BASE, shipped_objectives
 from metaaligner_lite.objectives import resolve
 from metaaligner_lite.pieces import text_of
 from metaaligner_lite.prompts import chat_prompt, edit_messages, edit_prompt
@@ -51,12 +54,15 @@ class Scripted(BaseHTTPRequestHandler):
     replies: list
     asked: list
     models = ("tiny",)
+    adapters = None
     prefix = "/v1"
 
     def do_GET(self):
         self.asked.append((self.path, None, dict(self.headers)))
         if self.path.split("?")[0] == f"{self.prefix}/models" and self.models is not None:
             self.send(200, {}, [json.dumps({"data": [{"id": name} for name in self.models]})])
+        elif self.path == "/lora-adapters" and self.adapters is not None:
+            self.send(200, {}, [self.adapters])
         else:
             self.send(404, {}, ['{"detail":"Not Found"}'])
 
@@ -448,6 +454,43 @@ def test_an_edit_is_asked_for_in_the_same_words_as_of_a_file(serve, layout):
     assert tuple(sent) == edit_messages(layout, "Hi", "Weak.", wanted, history=history)
     prompt = edit_prompt(layout, "Hi", "Weak.", wanted, template, history=history)
     assert text_of(chat_prompt(sent, template)) == text_of(prompt)
+
+
+HELD = [7, {"id": 0, "path": "/models/a.gguf", "scale": 1.0}, {"path": "C:\\b.gguf", "scale": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        (None, []),
+        ("nonsense", []),
+        ('{"path": "a.gguf"}', []),
+        (json.dumps(HELD), ["a.gguf", "b.gguf"]),
+        ('[{"path": "a.gguf", "scale": 0}, {"scale": 1}]', [""]),
+    ],
+)
+def test_a_server_may_tell_its_adapters(serve, told, names):
+    url, _ = serve(events(HELLO, END), adapters=told)
+    with Endpoint(Server(url + "/v1", "tiny")) as endpoint:
+        assert endpoint.adapters() == names
+
+
+@pytest.mark.parametrize(("held", "brief"), [("smollm2-135m.gguf", True), ("other.gguf", False)])
+def test_a_server_with_the_adapter_that_ships_gets_its_prompts(serve, held, brief):
+    url, asked = serve(events(HELLO, END), adapters=json.dumps([{"path": f"/fleet/{held}", "scale": 1}]))
+    with open_pair(Choice(aligner=url, aligner_model="tiny", answer="Weak.")) as pair:
+        align("Hi", "empathy", policy=pair.policy, aligner=pair.aligner)
+    layout = "conversation/brief" if brief else "conversation"
+    known = shipped_objectives() if brief else {}
+    expected = edit_messages(layout, "Hi", "Weak.", resolve("empathy"), known=known)
+    assert [Message(turn["role"], turn["content"]) for turn in asked[-1][1]["messages"]] == list(expected)
+
+
+def test_a_gate_over_a_server_is_refused_before_anything_is_asked(serve):
+    url, asked = serve(events(HELLO, END))
+    with Endpoint(Server(url, "tiny")) as endpoint, pytest.raises(UsageError, match="tells no likelihoods"):
+        align("Hi", "empathy", policy=EndpointPolicy(endpoint), aligner=EndpointAligner(endpoint), gate=Gate())
+    assert asked == []
 
 
 def test_the_papers_layouts_are_texts_to_go_on_with(serve):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,8 @@ from ..prompts import Message
 from .call import Call, NotFound, one
 from .complaints import listed
 from .server import Server, bases_of, client_of, key_of
+
+_ASIDE = 5.0  # seconds for a question that a run can do without
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,19 @@ class Endpoint:
         listed = raw.get("data", raw.get("models")) if isinstance(raw, dict) else raw
         names = [one.get("id", one.get("name")) for one in listed or [] if isinstance(one, dict)]
         return [name for name in names if isinstance(name, str)]
+
+    def adapters(self) -> list[str]:
+        """The file names of the LoRA adapters that a llama-server applies; none of a server that does not tell."""
+        import httpx2
+
+        root = str(self._bases[0]).partition("?")[0].rstrip("/").removesuffix("/v1")
+        try:
+            answer = self._client.get(f"{root}/lora-adapters", timeout=_ASIDE)
+            held = answer.json() if answer.status_code == 200 else []
+        except (httpx2.HTTPError, ValueError):
+            return []
+        told = [one for one in held if isinstance(one, dict) and one.get("scale")] if isinstance(held, list) else []
+        return [re.split(r"[\\/]", str(one.get("path", "")))[-1] for one in told]
 
     def check(self) -> None:
         """Raise EndpointError if nothing answers, or the key is refused, before any work is done."""

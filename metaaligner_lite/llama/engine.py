@@ -83,7 +83,7 @@ class Engine:
         self.tuning = tuning
         tuned = (tuning.threads, tuning.batch_threads) if tuning else (0, 0)
         self._threads, self._batch_threads = (threads, threads) if threads else tuned
-        self._kv, self._store = kv, store
+        self.kv, self._store = kv, store  # the KV cache's type
         self._context: Context | None = None
         self._lock = threading.RLock()
         self.turns: Turns | None = None
@@ -310,7 +310,7 @@ class Engine:
         as_measured = (
             tuning is not None
             and (tuning.threads, tuning.batch_threads) == (self._threads, self._batch_threads)
-            and (tuning.flash or not quantized(self._kv))
+            and (tuning.flash or not quantized(self.kv))
         )
         return Context(
             self.model,
@@ -319,7 +319,7 @@ class Engine:
             batch_threads=self._batch_threads,
             adapter=self.adapter,
             sequences=sequences,
-            kv=self._kv,
+            kv=self.kv,
             flash=tuning.flash if tuning else None,
             costs=BatchCosts(tuning.costs) if tuning and as_measured else None,
         )
