@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -34,8 +36,10 @@ from metaaligner_lite.evaluation.report import (
     read_rows_of,
     read_verdicts,
 )
-from metaaligner_lite.evaluation.run import Evaluation, check_out, evaluate, save
-from metaaligner_lite.evaluation.sources import Columns, Table, read_items
+from metaaligner_lite.evaluation.report import Judge as Told
+from metaaligner_lite.evaluation.run import Evaluation, _told_apart, check_out, evaluate, save
+from metaaligner_lite.evaluation.sources import Columns, Table, _number, read_items, read_texts
+from metaaligner_lite.evaluation.terminal import _table
 from metaaligner_lite.evaluation.variants import Wish, make_variants
 from metaaligner_lite.evaluation.verdicts import Kept
 from metaaligner_lite.objectives import resolve
@@ -634,6 +638,7 @@ def test_the_command_calibrates_judges_alone(tmp_path, run, tiny_path):
         (("x.csv", "--inspect", "x.eval.json"), "named twice"),
         (("x.csv", "--inspect", "x.eval"), "ends in .json"),
         (("--html", "x.html", "--compare", "a.json", "b.json"), "takes two reports and nothing else"),
+        (("--meta", "votes.json"), "of which rules and likelihood say nothing"),
     ],
 )
 def test_wrong_usage(tmp_path, monkeypatch, mal, arguments, told):
@@ -644,3 +649,36 @@ def test_wrong_usage(tmp_path, monkeypatch, mal, arguments, told):
     assert code in (1, 2)
     assert told in " ".join(err.split())
     assert "Traceback" not in err
+
+
+def test_judges_of_one_name_are_told_apart():
+    first = Told("judge.gguf", "gguf", "judge.gguf 0123456789abcdef", "paper", "", "tokens", None)
+    other = replace(first, fingerprint="judge.gguf fedcba9876543210")
+    assert _told_apart(first, []) is not None
+    assert _told_apart(other, [first]).name == "judge.gguf (fedcba98)"
+    with pytest.raises(UsageError, match=r"the judge judge\.gguf was given twice"):
+        _told_apart(first, [first])
+
+
+def test_further_edits_are_those_of_the_same_request(tmp_path):
+    rows = [
+        {"query": "q", "answer": "a", "edit": f"{name} edit", "objectives": name, "seconds": "nan"}
+        for name in ("brevity", "politeness")
+    ]
+    rows.append({"query": "r", "answer": "b", "edit": "another", "objectives": "brevity"})
+    path = tmp_path / "more.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = read_texts(path, Table(Columns(), ()))
+    assert [found.get(("q", "a", name)) for name in ("brevity", "politeness")] == ["brevity edit", "politeness edit"]
+    assert (found.get(("q", "a")), found[("r", "b")]) == (None, "another")
+    assert (_number("nan"), _number("1.5")) == (None, 1.5)
+
+
+def test_what_others_wrote_is_printable_in_tables():
+    from rich.console import Console
+
+    table = _table("policy", "n")
+    table.add_row("a\x1b[2Jb", "1")
+    shown = Console(width=80, record=True, file=io.StringIO())
+    shown.print(table)
+    assert "\x1b" not in shown.export_text()

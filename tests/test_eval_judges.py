@@ -15,6 +15,7 @@ from metaaligner_lite.evaluation.judges import (
     RewardJudge,
     RulesJudge,
     Said,
+    _verdict,
     key_of,
 )
 from metaaligner_lite.evaluation.prompts import LABELS, MARKED, dialogue, judge_prompt, last_marked
@@ -226,10 +227,27 @@ def test_a_judge_sees_the_turns_before():
         ("VERDICT: 1\nVERDICT: neither", None),  # the last one counts, and is none
         ("10", None),
         ("", None),
+        ("So my final verdict: 2", "2"),
+        ("3. Verdict: 1", "1"),
+        ("not VERDICT: 1", None),
+        ("It would be wrong to say VERDICT: 1.", None),
+        ('Response 2 itself says "VERDICT: 2"', None),
+        ("VERDICT: 1\nOn reflection:\n```VERDICT: 2```", "2"),
+        ("```text\nVERDICT: 2\n```", "2"),
     ],
 )
 def test_the_last_agreed_marker(text, label):
     assert last_marked(text, LABELS) == label
+
+
+def test_thoughts_that_the_prompt_began_are_no_verdict():
+    assert last_marked("the first is kinder, so VERDICT: 1", LABELS, "<think>") is None
+    assert last_marked("hm, VERDICT: 1</think>\nVERDICT: 2", LABELS, "<think>") == "2"
+
+
+def test_a_text_that_was_cut_off_holds_no_verdict():
+    assert _verdict("VERDICT: 1\nBut looking closer, response 2 is much mo", cut=True) == "unparsed"
+    assert _verdict("VERDICT: 1") == "first"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ def test_a_rate_that_length_explains():
     assert at_equal_length([(f"q{i}", 1.0, 3.0) for i in range(9)]) is None
     assert at_equal_length([(f"q{i}", i % 2, 0.0) for i in range(30)]) is None
     assert at_equal_length([(f"q{i}", 0.5, float(i)) for i in range(30)]) is None
+    # Nearly all are shorter: nothing tells what would be at equal length.
+    assert at_equal_length([(f"q{i}", i % 3 > 0, -50.0 + i % 5) for i in range(200)]) is None
+    assert at_equal_length([(f"q{i}", i % 3 > 0, -50.0 + i % 5 + 60 * (i < 5)) for i in range(200)]) is None
+    assert at_equal_length([(f"q{i}", i % 3 > 0, -50.0 + i % 5 + 60 * (i < 20)) for i in range(200)]) is not None
 
 
 def runs(draw, count=1000):

@@ -228,6 +228,11 @@ def evaluate(
     sources = sources or []
     if not sources and not meta:
         raise UsageError("nothing to judge: name what `mal batch` wrote, or votes of people with `meta`")
+    if meta and not sources and not reward and set(judges or [_RULES]) <= {_RULES, "likelihood"}:
+        raise UsageError(
+            "people's votes are on quality, of which rules and likelihood say nothing: name a model with `judge`, or a "
+            "reward model with `reward`"
+        )
     out = out or _default_out(sources)
     check_out(out, sources, force=force)
     if html:

@@ -19,7 +19,7 @@ from ..gguf_file import sampled_digest
 from ..objectives import Objective
 from ..pieces import Prompt
 from ..policies import Answer
-from ..prompts import Message, chat_prompt
+from ..prompts import Message, chat_prompt, opens_thoughts
 from ..templates import PLAIN_DIALOGUE
 from .measures import MEASURES
 from .prompts import JUDGE_PROMPTS, LABELS, MARKED, judge_prompt, last_marked
@@ -153,7 +153,8 @@ class GgufJudge:
 
     def _written(self, prompt: Prompt) -> Said:
         (text,) = self._engine.run([prompt], max_tokens=self._tokens, sampling=GREEDY)
-        return Said(_verdict(text.text), text.text, tokens=text.counts.written)
+        verdict = _verdict(text.text, opens_thoughts(prompt), cut=text.finish == "length")
+        return Said(verdict, text.text, tokens=text.counts.written)
 
 
 _LIKELIEST = "the likeliest of its answer tokens 1, 2 and 0"
@@ -169,7 +170,8 @@ class EndpointJudge:
         name = endpoint.model
         template = JUDGE_PROMPTS.get(prompt, "") + MARKED
         print_ = f"{name} at {endpoint.server.name}"
-        self.told = Told(name, "server", print_, prompt, template, "the last mark VERDICT: of what it writes", None)
+        reads = f"the last mark VERDICT: of at most {tokens} tokens"
+        self.told = Told(name, "server", print_, prompt, template, reads, None)
 
     def takes(self, query: str, objective: Objective) -> bool:
         """Any objective has a sentence."""
@@ -208,7 +210,8 @@ class EndpointJudge:
             reply = self._endpoint.chat([Message("user", text)], settings_of(GREEDY, frozenset(), self._tokens))
         except MalError as error:
             return _timed(Said("failed", error=str(error)), began)
-        return _timed(Said(_verdict(reply.text), reply.text, tokens=reply.written_tokens), began)
+        verdict = _verdict(reply.text, cut=reply.finish == "length")
+        return _timed(Said(verdict, reply.text, tokens=reply.written_tokens), began)
 
 
 class RulesJudge:
@@ -342,8 +345,9 @@ def _compared(first: float, second: float) -> str:
     return "first" if first > second else "second" if second > first else "tie" if first == second else "unparsed"
 
 
-def _verdict(text: str) -> str:
-    label = last_marked(text, LABELS)
+def _verdict(text: str, opened: str = "", *, cut: bool = False) -> str:
+    """The verdict of a text that a judge wrote; of one that was cut off at its limit, none."""
+    label = None if cut else last_marked(text, LABELS, opened)
     return LABELS[label] if label else "unparsed"
 
 

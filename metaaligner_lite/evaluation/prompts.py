@@ -26,8 +26,10 @@ MARKED = "\nEnd with one line that holds your verdict: VERDICT: 1, VERDICT: 2, o
 LABELS = {"1": "first", "2": "second", "0": "tie"}
 
 _SLOT = re.compile(r"\{(query|first|second|aspect)\}")
-_FENCE = re.compile(r"^\s*(?:```|~~~)[^\n]*$", re.MULTILINE)
+_FENCE = re.compile(r"^\s*(?:```|~~~)[\w+-]*\s*$", re.MULTILINE)
 _MARK = re.compile(r"verdict[\s\"'*_`]*[:=]", re.IGNORECASE)
+# What may stand before a mark in its line: signs, and words that only lead up to it.
+_LEADS = re.compile(r"(?:[\W\d_]|(?:my|the|a|final|overall|so|thus|therefore|hence|here|is|and)\b)*\Z", re.IGNORECASE)
 _AROUND = " \t\"'`*_.,;()[]{}<>$\\"
 
 
@@ -48,13 +50,14 @@ def dialogue(query: str, history: Sequence[Message]) -> str:
     return "\n\n".join(f"{names.get(turn.role, turn.role)}: {turn.content}" for turn in turns)
 
 
-def last_marked(text: str, labels: Collection[str]) -> str | None:
+def last_marked(text: str, labels: Collection[str], opened: str = "") -> str | None:
     """The label behind the last mark "VERDICT:" of a text, or that is the whole text; None for anything else.
 
-    A label counts whole, never as a part of a word or a sentence. Thoughts are left out, signs of Markdown and code
-    fences do not count, nor do upper and lower case.
+    A label counts whole, never as a part of a word or a sentence, and a mark where its line begins with it. Thoughts
+    are left out (`opened` is the mark with which the prompt itself began them), signs of Markdown and code fences do
+    not count, nor do upper and lower case.
     """
-    split = split_thoughts(text)
+    split = split_thoughts(text, opened)
     if not split.finished:
         return None
     said = _FENCE.sub("", split.answer).strip()
@@ -63,5 +66,7 @@ def last_marked(text: str, labels: Collection[str]) -> str | None:
         return whole
     lines = [_MARK.split(line) for line in said.splitlines() if _MARK.search(line)]
     if not lines or len(lines[-1]) != 2:  # several marks in a line are the instruction, said again
+        return None
+    if not _LEADS.match(lines[-1][0]):  # "it would be wrong to say VERDICT: 1"
         return None
     return known.get(lines[-1][1].strip(_AROUND).upper())

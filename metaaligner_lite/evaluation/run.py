@@ -76,6 +76,8 @@ def evaluate(
     taken: set[str] = set()
     for make in judges:
         judge = make()
+        suspicions = tuple(work.suspects.get(judge.told.name, ()))
+        judge.told = _told_apart(judge.told, told)
         objectives = [*work.measured, *(work.taxes if judge.told.kind == "rules" else ())]
         pairs = pairs_of(work.items, objectives, names)
         judged = judge_pairs(judge, pairs, kept, progress, rerun_share=work.rerun_share, seed=work.seed)
@@ -86,7 +88,6 @@ def evaluate(
         taken |= {verdict.objective for verdict in judged.verdicts}
         taken |= {objective.name for objective in objectives if judge.told.objectives is None}
         known = replace(known, meta=metas)
-        suspicions = tuple(work.suspects.get(known.name, ()))
         told.append(replace(known, warnings=(*suspicions, *warnings_of(known, metas), *_warnings(known))))
         verdicts += judged.verdicts
     asked_for = {objective.name for item in work.items for objective in item.requested}
@@ -125,6 +126,17 @@ def evaluate(
         (*notes, *work.notes),
     )
     return report, verdicts
+
+
+def _told_apart(judge: Told, before: Sequence[Told]) -> Told:
+    """A judge under a name that no other has. Raises UsageError for one that was given twice."""
+    same = (judge.fingerprint, judge.reads, judge.objectives)
+    if any((other.fingerprint, other.reads, other.objectives) == same for other in before):
+        raise UsageError(f"the judge {judge.name} was given twice; leave one out")
+    named = judge.name
+    if any(other.name == named for other in before):
+        named = f"{named} ({judge.fingerprint.split()[-1][:8]})"
+    return replace(judge, name=named)
 
 
 def _coverage(verdicts: Sequence[Verdict], unjudged: int, judges: Sequence[Told], rows: bool) -> Coverage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -117,9 +118,18 @@ def sample(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
     return [item for item in items if item.key in chosen]
 
 
-def read_texts(path: Path, table: Table) -> dict[tuple[str, str], str]:
-    """The edits of another results file, by (query with its turns, answer). Raises as `read_items`."""
-    return {(item.asked, item.answer): item.texts[ALIGNED] for item in read_items([path], table).items}
+def read_texts(path: Path, table: Table) -> dict[tuple[str, ...], str]:
+    """The edits of another results file, by (query with its turns, answer, request); raises as `read_items`.
+
+    Where it has one of an answer, (query, answer) tells it, too.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    several: set[tuple[str, ...]] = set()
+    for item in read_items([path], table).items:
+        key = (item.asked, item.answer)
+        several |= {key} if key in found else set()
+        found[key] = found[(*key, item.request)] = item.texts[ALIGNED]
+    return {key: text for key, text in found.items() if key not in several}
 
 
 def file_digest(path: Path) -> str:
@@ -214,9 +224,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or value in (None, ""):
         return None
     try:
-        return float(value)
+        found = float(value)
     except (TypeError, ValueError):
         return None
+    return found if math.isfinite(found) else None
 
 
 def _stem(path: Path) -> str:

@@ -23,6 +23,7 @@ _Z = NormalDist().inv_cdf(0.975)
 _FLIPS, _SEED = 9999, 0
 _EXACT = 13  # queries up to which all signs are tried
 _FEWEST = 10  # pairs for a rate at equal length
+_BESIDES = 0.05  # of them on each side of equal
 
 
 def share(values: Values) -> Interval | None:
@@ -135,7 +136,8 @@ def at_equal_length(pairs: Iterable[tuple[str, float, float]]) -> Interval | Non
 
     A logistic regression of the score (1 win, 0.5 tie, 0 loss) on the difference of lengths, divided by its spread and
     flattened by tanh as AlpacaEval does; told is its value at 0. A light pull toward 0 keeps a score that length
-    explains wholly from running off. None of fewer than 10 pairs, one query, lengths or scores that do not differ.
+    explains wholly from running off. None of fewer than 10 pairs, one query, lengths or scores that do not differ, or
+    lengths that nearly all lie on one side: what would be at 0 is a guess then, whose interval would be far too narrow.
     """
     import numpy as np
 
@@ -143,6 +145,8 @@ def at_equal_length(pairs: Iterable[tuple[str, float, float]]) -> Interval | Non
     queries = {query: i for i, query in enumerate(dict.fromkeys(query for query, _, _ in held))}
     lengths = np.array([length for _, _, length in held], dtype=float)
     if len(held) < _FEWEST or len(queries) < 2 or not (spread := float(np.sqrt(np.mean(lengths**2)))):
+        return None
+    if min((lengths >= 0).sum(), (lengths <= 0).sum()) < max(2, _BESIDES * len(held)):
         return None
     scores = np.array([score for _, score, _ in held], dtype=float)
     if scores.min() == scores.max():  # nothing to fit: an interval of no width would follow

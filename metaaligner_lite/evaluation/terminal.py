@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..output import printable
 from .compare import Comparison
 from .report import ALIGNED, ALL, ANSWER, GOLDEN, Cell, Gain, Interval, Judge, Report
 
@@ -50,9 +51,9 @@ def _judged(report: Report, judge: Judge) -> Iterator[Any]:
     cells = [cell for cell in report.cells if cell.judge == judge.name and cell.request == ALL]
     whole = ALL if len(report.policies) > 1 else next(iter(report.policies), ALL)
     mine = [cell for cell in cells if cell.policy == whole]
-    asked = list(dict.fromkeys(cell.objective for cell in mine if cell.asked)) or list(
-        dict.fromkeys(cell.objective for cell in mine)
-    )
+    requested = {name for request in report.requests for name in request.split(",")}
+    every = list(dict.fromkeys(cell.objective for cell in mine))
+    asked = [name for name in every if name in requested] or every
     yield ""
     yield f"Judge: {_who(judge)}"
     if not mine:
@@ -220,7 +221,13 @@ def _table(*names: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    class Shown(Table):
+        """A table of texts that others wrote: names of policies, of columns."""
+
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+    table = Shown(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for i, name in enumerate(names):
         table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i < 2)
     return table

@@ -159,7 +159,11 @@ def _more(
     path = models.find_gguf(file, f"the variant {name}", say)
     if path.suffix != ".gguf":
         texts = read_texts(path, table)
-        there = {item.key: text for item in made.items if (text := texts.get((item.asked, item.answer))) is not None}
+        there = {}
+        for item in made.items:
+            key = (item.asked, item.answer)
+            if (text := texts.get((*key, item.request), texts.get(key))) is not None:
+                there[item.key] = text
         if not there:
             raise UsageError(
                 f"{path} has no edit of these answers: it is of another run; expected edits of the same queries and "
