@@ -16,6 +16,7 @@ from mal_train.corpus.edit import Edit, case, own_cases
 from mal_train.corpus.formality import formal
 from mal_train.corpus.making import make, write
 from mal_train.corpus.mending import mended
+from mal_train.corpus.own_answers import _there
 from mal_train.corpus.plain import easy, hard_words, harder, part, plain
 from mal_train.corpus.situations import advice, by_message, feeling, kinds
 from mal_train.corpus.sources import Base, front, turns_of, usable
@@ -405,7 +406,11 @@ def test_every_record_is_accounted_and_evaluation_queries_stay_out(data):
     corpus = make(data, size=300)
     source, account = corpus.accounts[0]
     assert (source.name, account.read, account.used) == ("hh-rlhf helpful", 7, 4)
-    assert account.refused == {"its query is kept for evaluation": 2, "not a dialogue that ends with an answer": 1}
+    assert account.refused == {
+        "its query is kept for evaluation": 2,
+        "not a dialogue that ends with an answer": 1,
+        "a file without records": 2,
+    }
     assert corpus.excluded.hits == {
         "policy_outputs/hh-rlhf/Claude-3.csv": 1,
         "eval-only/just-eval/just-eval.jsonl.gz": 1,
@@ -438,10 +443,44 @@ def test_the_same_seed_makes_the_same_rows(data):
 @pytest.mark.parametrize("name", ["hh-rlhf/helpful-base-test.jsonl.gz", "policy_outputs/hh-rlhf/Claude-3.csv"])
 def test_a_missing_file_is_named_with_where_it_comes_from(data, name):
     (data / name).unlink()
-    with pytest.raises(FileProblem, match=r"is missing: .*(anthropics/hh-rlhf|README)"):
+    (data / "wikisplit/valid_test.jsonl.gz").unlink()
+    with pytest.raises(
+        FileProblem, match=rf"lacks 2 of the 15 files(.|\n)*{name}: .*(anthropics/hh-rlhf|MetaAligner)"
+    ) as told:
         make(data, size=10)
+    assert "CC BY-SA 4.0, from google-research-datasets/wiki-split" in str(told.value)
     with pytest.raises(FileProblem, match="is no folder"):
         make(data / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("eval-only/just-eval/just-eval.jsonl.gz", b"", "holds no record; its queries must stay out of training"),
+        ("eval-only/just-eval/just-eval.jsonl.gz", b'{"question": "?"}\n', "has no text under 'query'; its queries"),
+        ("eval-only/just-eval/just-eval.jsonl.gz", b'{"query": "What?"}\n{\n', "must stay out of training"),
+        (
+            "hh-rlhf/helpful-base-test.jsonl.gz",
+            b'{"rejected": "x"}\n',
+            "record 1 is not of the form of hh-rlhf",
+        ),
+    ],
+)
+def test_a_file_that_is_half_there_is_named(data, name, content, told):
+    (data / name).write_bytes(gzip.compress(content))
+    with pytest.raises(FileProblem, match=told):
+        make(data, size=10)
+
+
+def test_own_answers_that_are_missing_or_half_written(data, tmp_path):
+    with pytest.raises(FileProblem, match="own.jsonl is missing; python -m mal_train.corpus.own_answers writes it"):
+        make(data, own=tmp_path / "own.jsonl", size=10)
+    (tmp_path / "own.jsonl").write_bytes(b'{"id": "1"}\n{"id": "2", "te')
+    assert _there(tmp_path / "own.jsonl") == {"1"}
+    assert (tmp_path / "own.jsonl").read_bytes() == b'{"id": "1"}\n'
+    (tmp_path / "own.jsonl").write_bytes(b'{"query": "?"}\n')
+    with pytest.raises(FileProblem, match="holds no answers of this command"):
+        _there(tmp_path / "own.jsonl")
 
 
 def test_own_answers_are_a_source_whose_repeats_and_broken_ends_are_taken_away(data, tmp_path):

@@ -142,7 +142,10 @@ def test_a_merged_aligner_starts_from_what_an_activated_one_knows(base, data, tm
     activated = recipes.load(None, plain | {"kind": "activated", "stages.contrastive.lr": 0.1})
     train(base, data, tmp_path / "first", activated)
     start = tmp_path / "first" / "adapter"
-    still = recipes.load(None, plain | {"kind": "merged", "stages.contrastive.lr": 0.0})
+    merged = plain | {"kind": "merged", "stages.contrastive.lr": 0.0}
+    with pytest.raises(UsageError, match="in the layout conversation/brief, and this run is to use conversation;"):
+        train(base, data, tmp_path / "second", recipes.load(None, merged), start=start)
+    still = recipes.load(None, merged | {"layout": "conversation/brief"})
     done = train(base, data, tmp_path / "second", still, start=start)
     assert same(weights(tmp_path / "second"), weights(tmp_path / "first"))
     assert (done.out / "merged").is_dir()
@@ -154,7 +157,8 @@ def test_a_merged_aligner_starts_from_what_an_activated_one_knows(base, data, tm
         ({"lora.rank": 5, "lora.alpha": 10.0}, "has lora.rank = 4, the recipe 5"),
         ({"lora.alpha": 3.0}, r"has lora.alpha = 8.0, the recipe 3.0; an adapter goes on with the settings"),
         ({"lora.targets": "q_proj,v_proj"}, "changes other weights than lora.targets"),
-        ({"kind": "activated", "data.max_length": 512}, "is of another kind or layout"),
+        ({"kind": "activated", "data.max_length": 512}, "goes on with the layout it began with"),
+        ({"kind": "activated", "layout": "conversation", "data.max_length": 512}, "is of another kind or layout"),
     ],
 )
 def test_a_start_of_another_shape_is_refused(base, data, tmp_path, settings, message):

@@ -28,7 +28,7 @@ def train_lora(
         Path | None,
         typer.Option(
             help="TOML file with the settings, or one of qlora-7b-8gb, smoke, smollm2-1.7b, "
-            "smollm2-135m, tinyllama-1.1b; flags override it."
+            "smollm2-135m, smollm2-135m-gpu, tinyllama-1.1b; flags override it."
         ),
     ] = None,
     objectives_file: Annotated[

@@ -237,8 +237,8 @@ def _refuse_shared_targets(adapted: Any, targets: str) -> None:
         )
 
 
-def check_start(start: Path, base: str) -> None:
-    """Refuse what is no adapter, or one of a base of another fingerprint ("" if that is unknown)."""
+def check_start(start: Path, base: str, layout: str = "") -> None:
+    """Refuse what is no adapter, or one of a base of another fingerprint, or of another layout ("": whatever it is)."""
     if not (start / "adapter_config.json").is_file() or not (start / _WEIGHTS).is_file():
         raise FileProblem(
             f"{start} holds no adapter to start from; expected a folder with adapter_config.json and {_WEIGHTS}, "
@@ -247,6 +247,11 @@ def check_start(start: Path, base: str) -> None:
     made = manifest.read(start)
     if made and base and made.fingerprint and made.fingerprint != base:
         raise UsageError(f"{start} was trained over another base, {made.base}; start from an adapter of this one")
+    if made and layout and made.layout and made.layout != layout:
+        raise UsageError(
+            f"{start} was trained in the layout {made.layout}, and this run is to use {layout}; "
+            f"an adapter goes on with the layout it began with: --layout {made.layout}"
+        )
 
 
 def _take_over(adapted: Any, start: Path) -> None:

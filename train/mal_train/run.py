@@ -74,7 +74,7 @@ def train(
             "torchrun --nproc-per-node gpu --no-python"
         )
     if start:
-        lora.check_start(start, base_fingerprint(read_header(base)) if gguf_base.is_gguf(base) else "")
+        lora.check_start(start, base_fingerprint(read_header(base)) if gguf_base.is_gguf(base) else "", recipe.layout)
     sha = fingerprint(data)
     beside = workdir.begin(out, identity.identity(base, sha, recipe, catalogue, start), resume=resume, force=force)
     given, mark = base, ""

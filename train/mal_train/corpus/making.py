@@ -21,7 +21,7 @@ from .compose import HEADLINES, WITHHELD, edits
 from .edit import Edit, case, own_cases
 from .judge import flaw, losses
 from .readers import LEFT, SOURCES, own_answers
-from .sources import Base, Excluded, Source, dump, excluded, read
+from .sources import Base, Excluded, Source, check, dump, excluded, read
 from .stays import stays
 from .tables import by_objective, by_rule, by_shape, share
 from .texts import count, normal
@@ -61,6 +61,9 @@ def bases(data: Path, own: Path | None = None) -> tuple[list[Base], list[tuple[S
     """All real answers with their queries, what became of every source, and the queries that are kept out."""
     if not data.is_dir():
         raise FileProblem(f"{data} is no folder; --data names the one that holds hh-rlhf/, rm-bench/, rows/ ...")
+    if own and not own.is_file():
+        raise FileProblem(f"{own} is missing; python -m mal_train.corpus.own_answers writes it")
+    check(data, SOURCES)
     kept_out = excluded(data)
     accounts: list[tuple[Source, Account]] = []
     every: list[Base] = []

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaaligner_lite import open_engine
-from metaaligner_lite.errors import MalError
+from metaaligner_lite.errors import FileProblem, MalError
 from metaaligner_lite.generation import GREEDY, Sampling
 from metaaligner_lite.pieces import encode
 from metaaligner_lite.prompts import Message, chat_prompt
@@ -27,7 +27,7 @@ from metaaligner_lite.templates import PLAIN_DIALOGUE
 
 from .readers import SOURCES
 from .situations import messages
-from .sources import Turns, dump, excluded, read
+from .sources import Turns, check, dump, excluded, read
 from .texts import count
 
 _BATCH = 12
@@ -45,6 +45,7 @@ class Asked:
 
 def queries(data: Path, seed: int) -> list[Asked]:
     """HH-RLHF's helpful queries, single ones before those with turns, and our own messages with a feeling between."""
+    check(data, SOURCES[:1])
     bases, _ = read(SOURCES[0], data, excluded(data))
     asked = {base.query: Asked(base.id, base.query, base.history) for base in bases if 4 <= count(base.query) <= 60}
     single = [ask for ask in asked.values() if not ask.history]
@@ -106,6 +107,20 @@ def answers_at_once(model: Path, asked: list[Asked]) -> Iterator[dict[str, objec
                 }
 
 
+def _there(out: Path) -> set[str]:
+    """The ids of the answers of an earlier run. A last line that it left half written is cut off."""
+    if not out.exists():
+        return set()
+    written = out.read_bytes()
+    if not written.endswith(b"\n"):
+        written = written[: written.rfind(b"\n") + 1]
+        out.write_bytes(written)
+    try:
+        return {str(json.loads(line)["id"]) for line in written.splitlines()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileProblem(f"{out} holds no answers of this command ({error!r}); name another --out") from error
+
+
 def main() -> None:
     """Write the answers, one JSON object a line."""
     parser = argparse.ArgumentParser(
@@ -122,8 +137,7 @@ def main() -> None:
     parser.add_argument("--torch", action="store_true", help="all at once, with torch")
     options = parser.parse_args()
     try:
-        lines = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
-        there = {json.loads(line)["id"] for line in lines}
+        there = _there(options.out)
         asked = [ask for ask in queries(options.data, options.seed)[: options.count] if ask.id not in there]
         if options.torch:
             written = answers_at_once(options.model, asked)

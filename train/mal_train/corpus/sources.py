@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,38 +78,60 @@ _LEAK = re.compile(r"\n\s*(?:Human|User|Assistant):|\bHuman:")
 LONGEST = 230  # words of an answer
 _TALK = 100  # words of history that a row may carry
 
-# Where queries are kept out of training: file, the column that holds them.
+_PAPERS = "MIT, from samples/ of SteveKGYang/MetaAligner on GitHub"
+# Where queries are kept out of training: file, the column that holds them, licence and origin.
 _HELD_OUT = (
-    ("policy_outputs/hh-rlhf/Claude-3.csv", "query"),
-    ("policy_outputs/hh-rlhf/llama2-chat-70B.csv", "query"),
-    ("policy_outputs/ultrafeedback/gpt-3.5-turbo.csv", "query"),
-    ("policy_outputs/ultrafeedback/Vicuna-13B.csv", "query"),
-    ("eval-only/just-eval/just-eval.jsonl.gz", "query"),
-    ("eval-only/alpaca-eval/outputs.jsonl.gz", "instruction"),
-    ("eval-only/xstest/xstest_prompts.csv.gz", "prompt"),
+    ("policy_outputs/hh-rlhf/Claude-3.csv", "query", _PAPERS),
+    ("policy_outputs/hh-rlhf/llama2-chat-70B.csv", "query", _PAPERS),
+    ("policy_outputs/ultrafeedback/gpt-3.5-turbo.csv", "query", _PAPERS),
+    ("policy_outputs/ultrafeedback/Vicuna-13B.csv", "query", _PAPERS),
+    ("eval-only/just-eval/just-eval.jsonl.gz", "query", "MIT, from Re-Align/just-eval on GitHub"),
+    ("eval-only/alpaca-eval/outputs.jsonl.gz", "instruction", "CC BY-NC 4.0, from tatsu-lab/alpaca_eval on GitHub"),
+    ("eval-only/xstest/xstest_prompts.csv.gz", "prompt", "CC BY 4.0, from paul-rottger/exaggerated-safety on GitHub"),
 )
 
 
+def check(data: Path, sources: Iterable[Source]) -> None:
+    """Raise FileProblem if a file is missing: one that lists all of them, with licences and origins."""
+    wanted = {name: f"kept out of training; {origin}" for name, _, origin in _HELD_OUT}
+    for source in sources:
+        wanted |= dict.fromkeys(source.files, f"{source.name}; {source.licence}, from {source.origin}")
+    if missing := {name: what for name, what in wanted.items() if not (data / name).is_file()}:
+        listed = "\n".join(f"  {name}: {what}" for name, what in missing.items())
+        raise FileProblem(f"{data} lacks {len(missing)} of the {len(wanted)} files that --data is to hold:\n{listed}")
+
+
 def excluded(data: Path) -> Excluded:
-    """The queries of the files for evaluation. Raises FileProblem if one of them is missing: then none can be sure."""
+    """The queries of the files for evaluation.
+
+    Raises FileProblem if a record of them has none: what cannot be read cannot be kept out.
+    """
     found = Excluded()
     csv.field_size_limit(1 << 30)
-    for name, column in _HELD_OUT:
-        path = _need(data, name, "the queries that must stay out of training; see its README.md")
-        for _, record in read_records(path):
-            if isinstance(record, dict):
-                found.add(str(record.get(column, "")), name)
+    for name, column, origin in _HELD_OUT:
+        count = 0
+        for where, record in read_records(data / name):
+            query = record.get(column) if isinstance(record, dict) else None
+            if not isinstance(query, str):
+                why = record if isinstance(record, Exception) else f"it has no text under {column!r}"
+                raise FileProblem(f"{data / name}, {where}: {why}; its queries must stay out of training ({origin})")
+            found.add(query, name)
+            count += 1
+        if not count:
+            raise FileProblem(f"{data / name} holds no record; its queries must stay out of training ({origin})")
     return found
 
 
 def read(source: Source, data: Path, kept_out: Excluded) -> tuple[list[Base], Account]:
-    """The usable bases of a source and the account of all its records. Raises FileProblem if a file is missing."""
+    """The usable bases of a source and the account of all its records.
+
+    Raises FileProblem if a record is of another form than the source's.
+    """
     account = Account("records")
     found: list[Base] = []
     seen: set[tuple[str, str]] = set()
     for name in source.files:
-        path = _need(data, name, f"source {source.name}, {source.licence}, from {source.origin}")
-        for base in source.read(path, source, account):
+        for base in _bases(data / name, source, account):
             key = (normal(base.query), normal(base.text))
             if kept_out.holds(base.query, base.history):
                 account.refuse("its query is kept for evaluation", base.id)
@@ -122,11 +144,17 @@ def read(source: Source, data: Path, kept_out: Excluded) -> tuple[list[Base], Ac
     return found, account
 
 
-def _need(data: Path, name: str, what: str) -> Path:
-    path = data / name
-    if not path.is_file():
-        raise FileProblem(f"{path} is missing: {what}. --data names the folder that holds {name.split('/')[0]}/")
-    return path
+def _bases(path: Path, source: Source, account: Account) -> Iterator[Base]:
+    before = account.read
+    try:
+        yield from source.read(path, source, account)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        form = f"{source.name}, from {source.origin}"
+        raise FileProblem(
+            f"{path}: record {account.read - before:,} is not of the form of {form} ({error!r})"
+        ) from error
+    if account.read == before:
+        account.refuse("a file without records", path.name)
 
 
 def turns_of(dialogue: str) -> list[tuple[str, str]]:
