@@ -17,6 +17,7 @@ from .aligners import EndpointAligner, GgufAligner
 from .errors import UsageError
 from .generation import GREEDY, Sampling, editing
 from .gguf_file import base_fingerprint, read_header, recommended_sampling
+from .manifest import GGUF_KEY, Manifest
 from .objectives import Objective
 from .policies import Answer, EndpointPolicy, GgufPolicy, GivenAnswer, Policy
 from .prompts import BRIEF, CONVERSATION
@@ -306,4 +307,8 @@ def _same(one: Path | Server, other: Path | Server) -> bool:
 
 
 def _fingerprint(path: Path) -> str:
-    return base_fingerprint(read_header(path))
+    """Of the base that a file is; none of a merged aligner, which keeps its base's norms and so would have its own."""
+    header = read_header(path)
+    if (text := header.text(GGUF_KEY)) and Manifest.from_json(text, str(path)).layout:
+        return ""
+    return base_fingerprint(header)

@@ -94,6 +94,14 @@ def test_the_shipped_adapter_shares_the_policy_where_it_is_its_base(installed, f
     assert (default.policy, default.shared) == (own, True)
 
 
+def test_a_merged_aligner_is_not_its_base(installed, files, tmp_path):
+    own = installed()
+    merged = tiny.write_model(tmp_path / "m.gguf", metadata={GGUF_KEY: Manifest(layout="conversation").to_json()})
+    assert base_fingerprint(read_header(merged)) == base_fingerprint(read_header(files["base"]))
+    found = plan(Choice(policy=merged))
+    assert (found.shared, found.policy, found.editor, found.adapter.stem) == (False, merged, own, "ours")
+
+
 def test_a_named_adapter_finds_its_base(installed, files):
     own = installed(adapter=False)
     over_policy = plan(Choice(policy=files["base"], adapter=files["adapter"]))
