@@ -85,11 +85,8 @@ def align(
         raise UsageError("the query is empty; give a question or a message to answer")
     if answer is not None and policy and not adapter and aligner != "self" and _typed(context, "policy"):
         raise UsageError("--answer gives the text to edit, so no policy is asked; leave out --policy or --answer")
-    if answer is not None and temperature:
-        raise UsageError(
-            "--answer gives the text to edit, so --temperature has nothing to act on; "
-            "--edit-temperature is the aligner's (an edit is best greedy)"
-        )
+    if answer is not None:
+        opt.refuse_temperature(temperature, "--answer gives the text to edit")
     if as_json and show:
         raise UsageError("--json prints every text; leave out --show or --json")
     kv_type(kv)

@@ -175,11 +175,8 @@ def batch(
     found = survey(job)
     for note in found.notes:
         say(note)
-    if temperature and not found.unanswered:
-        raise UsageError(
-            "every row has an answer, so --temperature has nothing to act on; "
-            "--edit-temperature is the aligner's (an edit is best greedy)"
-        )
+    if not found.unanswered:
+        opt.refuse_temperature(temperature, "every row has an answer")
     choice = Choice(
         policy,
         aligner,

@@ -170,3 +170,13 @@ def engine(ctx_size: int, threads: int, gpu_layers: int, unpack: bool | None, kv
         "kv": kv,
         "force": force,
     }
+
+
+def refuse_temperature(temperature: float, why: str) -> None:
+    """Raise UsageError for a temperature where no policy writes."""
+    if temperature:
+        from ..errors import UsageError
+
+        raise UsageError(
+            f"{why}, so --temperature has nothing to act on; --edit-temperature is the aligner's (an edit is best greedy)"
+        )
