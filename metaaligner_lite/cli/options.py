@@ -178,5 +178,6 @@ def refuse_temperature(temperature: float, why: str) -> None:
         from ..errors import UsageError
 
         raise UsageError(
-            f"{why}, so --temperature has nothing to act on; --edit-temperature is the aligner's (an edit is best greedy)"
+            f"{why}, so --temperature has nothing to act on; "
+            "--edit-temperature is the aligner's (an edit is best greedy)"
         )
